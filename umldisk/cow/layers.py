@@ -1,0 +1,278 @@
+"""A disk as a stack of layers: COW files on top of each other, a raw image at the bottom.
+
+    CowLayer   changed sectors are mine, everything else comes from below
+    CowLayer   ...
+    RawLayer   an ordinary image
+
+A layer answers two questions. `segments(start, end)` says, in order and without gaps, where each stretch of the disk
+comes from: ZERO (a hole), DATA (bytes of one layer's file, at a known offset), or MIXED (changed and unchanged
+sectors so interleaved that they are better read than listed). `read_into(offset, view)` fills a buffer with what a
+guest would see.
+
+Invariants. A sector is changed if and only if its bit is set: holes only turn DATA into ZERO. The bitmap is read
+through a window of bounded size, and its unallocated parts are skipped, so memory and time follow the changes and not
+the disk. Nothing here writes.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from umldisk.cow import bitmap
+from umldisk.cow.bitmap import Run, Stretch
+from umldisk.cow.geometry import SECTORS_PER_BYTE
+from umldisk.cow.header import CowHeader
+from umldisk.errors import DataError
+from umldisk.system import sparse, transfer
+from umldisk.system.files import DiskFile
+from umldisk.system.transfer import PAGE_BYTES
+
+WINDOW_BYTES = 64 * 1024
+"""How much of a bitmap is held at once: 256 MiB of disk with 512-byte sectors."""
+
+_IOVECS = 1000
+"""Buffers in one scattered read; the kernel takes 1024."""
+
+_BRIDGED_BYTES = 64 * 1024
+"""An unchanged gap up to this long is read over and thrown away; a longer one begins a new read."""
+
+
+class Kind(Enum):
+    """Where a segment's contents come from."""
+
+    ZERO = "zero"
+    DATA = "data"
+    MIXED = "mixed"
+
+
+class Segment(NamedTuple):
+    """The bytes from `start` up to `end` of the disk, and the layer that decides about them."""
+
+    start: int
+    end: int
+    kind: Kind
+    layer: Layer
+
+    @property
+    def file_offset(self) -> int:
+        """Where DATA lies in the layer's file."""
+        return self.layer.data_offset + self.start
+
+
+class Layer(ABC):
+    """One level of the stack, over one open file. `data_offset` is where byte 0 of the disk lies in it."""
+
+    def __init__(self, disk: DiskFile, *, size_bytes: int, data_offset: int) -> None:
+        self.disk = disk
+        self.size_bytes = size_bytes
+        self.data_offset = data_offset
+
+    @abstractmethod
+    def segments(self, start: int, end: int) -> Iterator[Segment]:
+        """Yield where the bytes from `start` up to `end` come from, in order and without gaps."""
+
+    @abstractmethod
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with the disk's contents from `offset`; the range must lie inside the disk."""
+
+    def _own_segments(self, start: int, end: int) -> Iterator[Segment]:
+        """Yield what this layer's own file has there, as DATA and ZERO, cut at page boundaries of the disk.
+
+        In versions 1 and 2 the data is not page-aligned in the file, so that a page of the disk may lie half in a hole.
+        """
+        position, shift = start, self.data_offset
+        for low, high in sparse.data_extents(self.disk.fd, start + shift, end + shift):
+            data_start = max(position, (low - shift) & -PAGE_BYTES)
+            data_end = high - shift
+            if data_end % PAGE_BYTES:
+                data_end = min(-(-data_end // PAGE_BYTES) * PAGE_BYTES, end, self.disk.size_bytes - shift)
+            if data_end <= data_start:
+                continue
+            if data_start > position:
+                yield Segment(position, data_start, Kind.ZERO, self)
+            yield Segment(data_start, data_end, Kind.DATA, self)
+            position = data_end
+        if position < end:
+            yield Segment(position, end, Kind.ZERO, self)
+
+    def read_own(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with this layer's own bytes, changed or not; zeros where the file ends early."""
+        count = transfer.read_into(self.disk.fd, self.data_offset + offset, view)
+        if count < len(view):
+            view[count:] = bytes(len(view) - count)
+
+
+class RawLayer(Layer):
+    """An ordinary disk image."""
+
+    def __init__(self, disk: DiskFile) -> None:
+        super().__init__(disk, size_bytes=disk.size_bytes, data_offset=0)
+
+    def segments(self, start: int, end: int) -> Iterator[Segment]:
+        """Yield the image's data and holes."""
+        return self._own_segments(start, end)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Read from the image."""
+        self.read_own(offset, view)
+
+
+class CowLayer(Layer):
+    """A COW file over the layer `below`; None where the backing is not there and only the bitmap is of interest."""
+
+    def __init__(self, disk: DiskFile, header: CowHeader, below: Layer | None) -> None:
+        self.header = header
+        self.geometry = header.geometry
+        super().__init__(disk, size_bytes=header.size_bytes, data_offset=self.geometry.data_offset)
+        self._below = below
+        self._dump = memoryview(bytearray(_BRIDGED_BYTES))
+
+    @property
+    def below(self) -> Layer:
+        """The layer that unchanged sectors come from."""
+        if self._below is None:
+            raise DataError("the backing file is not open", where=self.disk.path)
+        return self._below
+
+    # -- the bitmap ---------------------------------------------------------------------------------------------
+
+    def windows(self, first: int = 0, end: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Yield the allocated parts of the bitmap as (number of the first byte, bytes), bits past the disk cleared.
+
+        `first` and `end` are byte numbers in the bitmap. What is not yielded is zero, also what is cut off.
+        """
+        geometry = self.geometry
+        shift = geometry.bitmap_offset
+        stop = geometry.bitmap_bytes if end is None else min(end, geometry.bitmap_bytes)
+        for low, high in sparse.data_extents(self.disk.fd, first + shift, stop + shift):
+            for position in range(low, high, WINDOW_BYTES):
+                window = os.pread(self.disk.fd, min(WINDOW_BYTES, high - position), position)
+                number = position - shift
+                yield number, bitmap.mask_last(window, geometry.sectors - number * SECTORS_PER_BYTE)
+
+    def runs(self, first_sector: int = 0) -> Iterator[Run]:
+        """Yield the changed sectors as maximal runs in order, from `first_sector` (a multiple of 8) on."""
+        held: Run | None = None
+        for number, window in self.windows(first_sector // SECTORS_PER_BYTE):
+            for run in bitmap.runs(window, number * SECTORS_PER_BYTE):
+                if held is None:
+                    held = run
+                elif run.start == held.end:
+                    held = Run(held.start, held.sectors + run.sectors)
+                else:
+                    yield held
+                    held = run
+        if held is not None:
+            yield held
+
+    def stretches(self, first: int = 0, end: int | None = None) -> Iterator[Stretch]:
+        """Yield full and mixed groups as maximal stretches in order; `first` and `end` are group numbers.
+
+        A last group that the disk's end cuts counts as full when all sectors that it has are changed.
+        """
+        held: Stretch | None = None
+        for number, window in self.windows(first, end):
+            for stretch in bitmap.stretches(self._with_whole_last_group(number, window), number):
+                if held is not None and stretch.start == held.end and stretch.mixed == held.mixed:
+                    held = Stretch(held.start, stretch.end, held.mixed)
+                    continue
+                if held is not None:
+                    yield held
+                held = stretch
+        if held is not None:
+            yield held
+
+    def _with_whole_last_group(self, number: int, window: bytes) -> bytes:
+        spare_sectors = self.geometry.sectors % SECTORS_PER_BYTE
+        is_last = number + len(window) == -(-self.geometry.sectors // SECTORS_PER_BYTE)
+        if spare_sectors and is_last and window[-1] == (1 << spare_sectors) - 1:
+            return window[:-1] + b"\xff"
+        return window
+
+    def changed_sectors(self) -> int:
+        """Return how many sectors are changed."""
+        return sum(bitmap.count(window) for _number, window in self.windows())
+
+    # -- the disk -----------------------------------------------------------------------------------------------
+
+    def changed(self, start: int = 0, end: int | None = None) -> Iterator[Segment]:
+        """Yield the segments that this layer itself decides about, in order; the gaps between come from below."""
+        stop = min(self.size_bytes if end is None else end, self.geometry.mapped_bytes)
+        group_bytes = self.geometry.group_bytes
+        for stretch in self.stretches(start // group_bytes, -(-stop // group_bytes)):
+            low, high = max(stretch.start * group_bytes, start), min(stretch.end * group_bytes, stop)
+            if stretch.mixed:
+                yield Segment(low, high, Kind.MIXED, self)
+            else:
+                yield from self._own_segments(low, high)
+
+    def segments(self, start: int, end: int) -> Iterator[Segment]:
+        """Yield where the bytes come from, through all layers."""
+        position = start
+        for segment in self.changed(start, end):
+            if segment.start > position:
+                yield from self.below.segments(position, segment.start)
+            yield segment
+            position = segment.end
+        if position < end:
+            yield from self.below.segments(position, end)
+
+    def read_into(self, offset: int, view: memoryview) -> None:
+        """Fill `view` with what a guest sees from `offset`."""
+        ranges = self.changed_ranges(offset, offset + len(view))
+        if ranges == [(0, len(view))]:
+            self.read_own(offset, view)
+            return
+        self.below.read_into(offset, view)
+        self._overlay(offset, view, ranges)
+
+    def overlay_into(self, offset: int, view: memoryview) -> None:
+        """Lay the changed sectors over `view`, which holds what is below."""
+        self._overlay(offset, view, self.changed_ranges(offset, offset + len(view)))
+
+    def changed_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
+        """Return the changed byte ranges between `start` and `end`, relative to `start`."""
+        sector_bytes, group_bytes = self.geometry.sector_bytes, self.geometry.group_bytes
+        stop = min(end, self.geometry.mapped_bytes)
+        ranges = []
+        if start < stop:
+            first, last = start // group_bytes, -(-stop // group_bytes)
+            window = os.pread(self.disk.fd, last - first, self.geometry.bitmap_offset + first)
+            shift = first * group_bytes - start
+            for run_start, sectors in bitmap.runs(window):
+                low = shift + run_start * sector_bytes
+                high = min(low + sectors * sector_bytes, stop - start)
+                if high > 0 and low < high:
+                    ranges.append((max(low, 0), high))
+        return ranges
+
+    def _overlay(self, offset: int, view: memoryview, ranges: list[tuple[int, int]]) -> None:
+        """Read the changed `ranges` into their places in `view`, as few system calls as their gaps allow."""
+        position = -1
+        first = 0
+        buffers: list[memoryview] = []
+        for low, high in ranges:
+            gap = low - position
+            if buffers and (gap > _BRIDGED_BYTES or len(buffers) >= _IOVECS):
+                self._read_scattered(offset + first, buffers)
+                buffers = []
+            if not buffers:
+                first = low
+            elif gap:
+                buffers.append(self._dump[:gap])
+            buffers.append(view[low:high])
+            position = high
+        if buffers:
+            self._read_scattered(offset + first, buffers)
+
+    def _read_scattered(self, offset: int, buffers: list[memoryview]) -> None:
+        wanted = sum(map(len, buffers))
+        if os.preadv(self.disk.fd, buffers, self.data_offset + offset) == wanted:
+            return
+        for buffer in buffers:  # the file ends early: once more one by one, with zeros for what is not there
+            self.read_own(offset, buffer)
+            offset += len(buffer)
