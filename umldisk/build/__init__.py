@@ -1,0 +1,1 @@
+"""Making a guest's disks: a base gives entries, a split shares them out, disks take them."""

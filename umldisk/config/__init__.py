@@ -1,0 +1,1 @@
+"""What is wanted: sites and guests as values, and where they lie."""

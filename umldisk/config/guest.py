@@ -1,0 +1,70 @@
+"""A guest: its name, its drives, where its files lie, and the command that boots it."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+
+from umldisk.errors import UsageError
+from umldisk.image.drives import DRIVES, Drive, ubd_argument
+
+DEFAULT_MEMORY = "64M"
+
+# One label of a host name (RFC 1123), which is also at most what UML takes as a umid.
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """One guest; `directory`, which need not exist, is absolute and holds disks and COW files."""
+
+    name: str
+    directory: str
+    drives: tuple[Drive, ...] = DRIVES
+
+    def base_path(self, drive: Drive) -> str:
+        """Where the drive's base file lies."""
+        return os.path.join(self.directory, drive.file_name)
+
+    def cow_path(self, drive: Drive) -> str | None:
+        """Where the drive's COW file lies, or None when the drive has none."""
+        return os.path.join(self.directory, drive.cow_name) if drive.cow_name else None
+
+
+def require_guest_name(name: str) -> str:
+    """Return `name`, which becomes a host name, a umid and the name of a directory.
+
+    Raises UsageError unless it is one label of a host name.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            "not a name for a guest",
+            where=name or "empty",
+            expected="1 to 63 letters, digits and hyphens, no hyphen first or last",
+        )
+    return name
+
+
+def boot_argv(guest: Guest, *, memory: str = DEFAULT_MEMORY, uml_dir: str | None = None) -> tuple[str, ...]:
+    """Return the command that boots `guest` with its console on stdin and stdout.
+
+    Without address randomisation switched off, UML loses a random part of its memory. The kernel
+    spends more than half of its start on measuring RAID 6 code, which is left out; a guest that
+    wants btrfs or md RAID 6 must not have that argument. `uml_dir` is where the guest's mconsole
+    socket appears, under the guest's name; by default that is ~/.uml.
+    """
+    return (
+        *("setarch", "-R"),
+        "linux",
+        f"mem={memory}",
+        f"umid={guest.name}",
+        *([f"uml_dir={uml_dir}"] if uml_dir else []),
+        "con=null",
+        "con0=fd:0,fd:1",
+        "ssl=null",
+        "root=/dev/ubda",
+        "ro",
+        "initcall_blacklist=raid6_select_algo",
+        *(ubd_argument(drive, guest.directory) for drive in guest.drives),
+    )

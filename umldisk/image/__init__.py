@@ -1,0 +1,1 @@
+"""One disk image: the drives of a guest, ext file systems, swap, and telling which a file is."""

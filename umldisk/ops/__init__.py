@@ -1,0 +1,1 @@
+"""Whole operations, each joining several of the packages below."""
