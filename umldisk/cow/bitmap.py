@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+_NONZERO = bytes([0]) + b"\1" * 255
 _STRETCH = re.compile(rb"\xff+|[^\x00\xff]+", re.DOTALL)
 
 
@@ -52,14 +53,30 @@ def _byte_runs(value: int) -> tuple[tuple[int, int], ...]:
     return tuple(runs)
 
 
-_RUNS_OF_BYTE = tuple(_byte_runs(value) for value in range(256))
+RUNS_OF_BYTE = tuple(_byte_runs(value) for value in range(256))
+"""For every value of a byte its runs of set bits, as (first bit, bit after the last)."""
 
 
 def stretches(window: bytes, first_group: int = 0) -> Iterator[Stretch]:
     """Yield the full and mixed stretches of `window`, whose first byte is group `first_group`."""
-    for match in _STRETCH.finditer(window):
-        start, end = match.span()
+    for start, end in _spans(window):
         yield Stretch(first_group + start, first_group + end, window[start] != 0xFF)
+
+
+def _spans(window: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where bytes of one kind stand in a row, leaving out the zeros."""
+    if window.count(0) < len(window) - len(window) // 8:
+        for match in _STRETCH.finditer(window):
+            yield match.span()
+        return
+    # Mostly zeros: searching for one byte value is forty times as fast as the expression's way through them.
+    flags = window.translate(_NONZERO)
+    start = flags.find(1)
+    while start >= 0:
+        matched = _STRETCH.match(window, start)
+        assert matched is not None
+        yield matched.span()
+        start = flags.find(1, matched.end())
 
 
 def runs(window: bytes, first_sector: int = 0) -> Iterator[Run]:
@@ -83,7 +100,7 @@ def _bit_runs(window: bytes, stretch: Stretch) -> Iterator[tuple[int, int]]:
         return
     for index in range(stretch.start, stretch.end):
         base = index * 8
-        for low, high in _RUNS_OF_BYTE[window[index]]:
+        for low, high in RUNS_OF_BYTE[window[index]]:
             yield base + low, base + high
 
 

@@ -160,7 +160,7 @@ def _path_field(dialect: Dialect, path: bytes, where: str) -> bytes:
     if len(path) >= dialect.path_bytes:
         raise DataError(
             f"the backing path is too long for {dialect.label}",
-            where=where,
+            where=where or None,
             expected=f"at most {dialect.path_bytes - 1} bytes",
             found=len(path),
         )

@@ -29,16 +29,13 @@ from umldisk.cow.header import CowHeader
 from umldisk.errors import DataError
 from umldisk.system import sparse, transfer
 from umldisk.system.files import DiskFile
-from umldisk.system.transfer import PAGE_BYTES
+from umldisk.system.transfer import CHUNK_BYTES, PAGE_BYTES
 
 WINDOW_BYTES = 64 * 1024
 """How much of a bitmap is held at once: 256 MiB of disk with 512-byte sectors."""
 
-_IOVECS = 1000
-"""Buffers in one scattered read; the kernel takes 1024."""
-
-_BRIDGED_BYTES = 64 * 1024
-"""An unchanged gap up to this long is read over and thrown away; a longer one begins a new read."""
+_CACHED_PLACES = 4096
+"""Lists of buffers that are kept for scattered reads, a few megabytes at most."""
 
 
 class Kind(Enum):
@@ -129,7 +126,11 @@ class CowLayer(Layer):
         self.geometry = header.geometry
         super().__init__(disk, size_bytes=header.size_bytes, data_offset=self.geometry.data_offset)
         self._below = below
-        self._dump = memoryview(bytearray(_BRIDGED_BYTES))
+        group_bytes = self.geometry.group_bytes
+        self._block_bytes = max(1, CHUNK_BYTES // group_bytes) * group_bytes
+        self._scratch = memoryview(bytearray(self._block_bytes))
+        self._dump = memoryview(bytearray(group_bytes))
+        self._cache: dict[int, list[memoryview]] = {}
 
     @property
     def below(self) -> Layer:
@@ -223,16 +224,74 @@ class CowLayer(Layer):
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view` with what a guest sees from `offset`."""
-        ranges = self.changed_ranges(offset, offset + len(view))
-        if ranges == [(0, len(view))]:
-            self.read_own(offset, view)
-            return
-        self.below.read_into(offset, view)
-        self._overlay(offset, view, ranges)
+        for low, high in self._blocks(offset, offset + len(view)):
+            part = view[low - offset : high - offset]
+            window = self._window_over(low, high)
+            if window.count(0xFF) == len(window):
+                self.read_own(low, part)
+                continue
+            self.below.read_into(low, part)
+            if any(window):
+                self._overlay(low, part, window)
 
     def overlay_into(self, offset: int, view: memoryview) -> None:
         """Lay the changed sectors over `view`, which holds what is below."""
-        self._overlay(offset, view, self.changed_ranges(offset, offset + len(view)))
+        for low, high in self._blocks(offset, offset + len(view)):
+            window = self._window_over(low, high)
+            if any(window):
+                self._overlay(low, view[low - offset : high - offset], window)
+
+    def _blocks(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        """Cut a range where blocks of the scratch buffer's size meet."""
+        while start < end:
+            stop = min(end, start - start % self._block_bytes + self._block_bytes)
+            yield start, stop
+            start = stop
+
+    def _window_over(self, start: int, end: int) -> bytes:
+        """Return the bytes of the bitmap for the groups that a range touches; zeros where there is no bit."""
+        group_bytes = self.geometry.group_bytes
+        first, last = start // group_bytes, -(-end // group_bytes)
+        length = max(0, min(last, self.geometry.bitmap_bytes) - first)
+        return os.pread(self.disk.fd, length, self.geometry.bitmap_offset + first).ljust(last - first, b"\0")
+
+    def _overlay(self, start: int, part: memoryview, window: bytes) -> None:
+        """Read the changed sectors of one block into their places among `part` with one system call.
+
+        The read goes over the whole block: changed sectors into the scratch buffer, the others into the dump.
+        """
+        lead = start % self.geometry.group_bytes
+        scratch = self._scratch[lead : lead + len(part)]
+        scratch[:] = part
+        buffers: list[memoryview] = []
+        for index, value in enumerate(window):
+            buffers += self._places(index, value)
+        count = os.preadv(self.disk.fd, buffers, self.data_offset + start - lead)
+        _clear_from(buffers, count)
+        part[:] = scratch
+
+    def _places(self, index: int, value: int) -> list[memoryview]:
+        """Return where the sectors of the group `index` of a block go when its byte of the bitmap is `value`."""
+        key = index << 8 | value
+        places = self._cache.get(key)
+        if places is None:
+            if len(self._cache) >= _CACHED_PLACES:
+                self._cache.clear()
+            places = self._cache[key] = self._make_places(index, value)
+        return places
+
+    def _make_places(self, index: int, value: int) -> list[memoryview]:
+        sector_bytes = self.geometry.sector_bytes
+        places = []
+        origin = index * self.geometry.group_bytes
+        position = 0
+        for low, high in (*bitmap.RUNS_OF_BYTE[value], (SECTORS_PER_BYTE, SECTORS_PER_BYTE)):
+            if low > position:
+                places.append(self._dump[: (low - position) * sector_bytes])
+            if high > low:
+                places.append(self._scratch[origin + low * sector_bytes : origin + high * sector_bytes])
+            position = high
+        return places
 
     def changed_ranges(self, start: int, end: int) -> list[tuple[int, int]]:
         """Return the changed byte ranges between `start` and `end`, relative to `start`."""
@@ -240,9 +299,8 @@ class CowLayer(Layer):
         stop = min(end, self.geometry.mapped_bytes)
         ranges = []
         if start < stop:
-            first, last = start // group_bytes, -(-stop // group_bytes)
-            window = os.pread(self.disk.fd, last - first, self.geometry.bitmap_offset + first)
-            shift = first * group_bytes - start
+            window = self._window_over(start, stop)
+            shift = -(start % group_bytes)
             for run_start, sectors in bitmap.runs(window):
                 low = shift + run_start * sector_bytes
                 high = min(low + sectors * sector_bytes, stop - start)
@@ -250,29 +308,10 @@ class CowLayer(Layer):
                     ranges.append((max(low, 0), high))
         return ranges
 
-    def _overlay(self, offset: int, view: memoryview, ranges: list[tuple[int, int]]) -> None:
-        """Read the changed `ranges` into their places in `view`, as few system calls as their gaps allow."""
-        position = -1
-        first = 0
-        buffers: list[memoryview] = []
-        for low, high in ranges:
-            gap = low - position
-            if buffers and (gap > _BRIDGED_BYTES or len(buffers) >= _IOVECS):
-                self._read_scattered(offset + first, buffers)
-                buffers = []
-            if not buffers:
-                first = low
-            elif gap:
-                buffers.append(self._dump[:gap])
-            buffers.append(view[low:high])
-            position = high
-        if buffers:
-            self._read_scattered(offset + first, buffers)
 
-    def _read_scattered(self, offset: int, buffers: list[memoryview]) -> None:
-        wanted = sum(map(len, buffers))
-        if os.preadv(self.disk.fd, buffers, self.data_offset + offset) == wanted:
-            return
-        for buffer in buffers:  # the file ends early: once more one by one, with zeros for what is not there
-            self.read_own(offset, buffer)
-            offset += len(buffer)
+def _clear_from(buffers: list[memoryview], filled: int) -> None:
+    """Zero what a scattered read left unfilled because the file ends early."""
+    for buffer in buffers:
+        if filled < len(buffer):
+            buffer[max(filled, 0) :] = bytes(len(buffer) - max(filled, 0))
+        filled -= len(buffer)

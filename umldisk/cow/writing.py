@@ -117,8 +117,12 @@ def _bitmap_window(cow: CowLayer, first: int) -> bytes:
 
 def replace_header(disk: DiskFile, old: CowHeader, new: CowHeader, *, sync: bool = True) -> None:
     """Write `new` over the header `old` in place, under a journal; both must be of one dialect."""
-    if new.raw == old.raw and journal.read(disk.path) is None:
+    pending = journal.read(disk.path)
+    if new.raw == old.raw and pending is None:
         return
+    if pending is not None:  # `old` was read through it: first let the file say so itself
+        disk.write_at(0, old.raw)
+        _sync(disk, sync)
     journal.write(disk.path, HeaderJournal(old.raw.hex(), new.raw.hex()), sync=sync)
     disk.write_at(0, new.raw)
     _sync(disk, sync)
