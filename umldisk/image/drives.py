@@ -24,7 +24,9 @@ MIB = 1 << 20
 GIB = 1 << 30
 
 _UUID_NAMESPACE = uuid.UUID("7d4c8f0e-5a0b-4c36-9a55-3a4a35e1b6b0")
-_OPTION_SEPARATORS = ",: \t\n"
+_UNCARRIED = b',:" \t\n\v\f\r\xa0'
+"""What the ubd option and the kernel's command line cannot carry, or only with quotes that we do not make. The kernel
+takes the byte 0xa0, which is part of some letters in UTF-8, for a blank (lib/ctype.c)."""
 
 
 class Content(Enum):
@@ -93,15 +95,15 @@ def ubd_argument(drive: Drive, directory: str) -> str:
 def require_ubd_path(path: str) -> None:
     """Raise DataError when `path` holds what the ubd option cannot carry.
 
-    UML splits the option at commas and colons (ubd_setup_common in arch/um/drivers/ubd_kern.c) and
-    the kernel its command line at blanks; neither has a way to quote.
+    UML splits the option at commas and colons (ubd_setup_common in arch/um/drivers/ubd_kern.c), the kernel its command
+    line at blanks outside quotes.
     """
-    bad = sorted({character for character in path if character in _OPTION_SEPARATORS})
+    bad = sorted({byte for byte in os.fsencode(path) if byte in _UNCARRIED})
     if bad:
         raise DataError(
             "the path cannot stand in UML's ubd option",
             where=path,
-            expected="no comma, colon or blank",
-            found=" ".join(repr(character) for character in bad),
+            expected="no comma, colon, quote or blank, nor the byte 0xa0",
+            found=" ".join(repr(chr(byte)) for byte in bad),
             hint="choose another directory with --site",
         )

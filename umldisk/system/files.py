@@ -212,9 +212,9 @@ def staged(
     Raises CannotCreateError when `path` exists and `replace` is false, or its directory takes no new file.
     """
     target = os.path.realpath(path)
+    _refuse_target(target)
     if not replace and os.path.lexists(target):
         raise _exists(target)
-    _refuse_target(target)
     directory = os.path.dirname(target)
     stage_name, fd = _open_stage(target, directory)
     stage = DiskFile(target, fd)

@@ -141,10 +141,10 @@ def nonzero_spans(buffer: bytearray, length: int) -> Iterator[tuple[int, int]]:
         if start < page:
             yield start, page
         start = position = end
-    if start < length:
-        tail = length - length % PAGE_BYTES
-        if not (start == tail and is_zero(memoryview(buffer)[tail:length])):
-            yield start, length
+    tail = length - length % PAGE_BYTES
+    end = tail if is_zero(memoryview(buffer)[tail:length]) else length
+    if start < end:
+        yield start, end
 
 
 def _zeros_until(buffer: bytearray, page: int, length: int) -> int:
