@@ -25,6 +25,8 @@ from umldisk.system.transfer import CHUNK_BYTES
 
 _BATCH_RANGES = 16_384
 _BATCH_BYTES = 256 * 1024 * 1024
+_LOOKUP_BYTES = 64 * 1024 * 1024
+"""How much of the disk the bitmap is asked about at once: 16 KiB of it with 512-byte sectors."""
 
 ByteRange = tuple[int, int]
 Reader = Callable[[int, memoryview], None]
@@ -113,6 +115,19 @@ def _mark(cow: CowLayer, ranges: list[ByteRange]) -> None:
 def _bitmap_window(cow: CowLayer, first: int) -> bytes:
     length = min(WINDOW_BYTES, cow.geometry.bitmap_bytes - first)
     return cow.disk.read_at(cow.geometry.bitmap_offset + first, length).ljust(length, b"\0")
+
+
+def unchanged_ranges(layer: CowLayer, start: int, end: int) -> Iterator[ByteRange]:
+    """Yield the ranges between `start` and `end` whose sectors are not changed in the layer, in order."""
+    for low in range(start, end, _LOOKUP_BYTES):
+        high = min(low + _LOOKUP_BYTES, end)
+        position = low
+        for first, last in layer.changed_ranges(low, high):
+            if low + first > position:
+                yield position, low + first
+            position = low + last
+        if position < high:
+            yield position, high
 
 
 def replace_header(disk: DiskFile, old: CowHeader, new: CowHeader, *, sync: bool = True) -> None:
