@@ -62,14 +62,20 @@ def _choose(
     for dialect in candidates:
         try:
             header = parse(raw, dialect, where=where)
-            _check_plausible(header, file_bytes, where)
+            _check_plausible(header, where)
             readings.append(header)
         except DataError as error:
             refusals.append(error)
     if not readings:
         raise refusals[0]
+    # A reading whose bitmap the file does not reach is believed only when there is no other: then the file was cut.
+    readings = [header for header in readings if file_bytes >= header.geometry.bitmap_end] or readings
     if len(readings) == 1:
         return readings[0]
+    return _prefer_backed(readings, where, backing_fits)
+
+
+def _prefer_backed(readings: list[CowHeader], where: str, backing_fits: BackingFits | None) -> CowHeader:
     fitting = [header for header in readings if backing_fits and backing_fits(header)]
     names = tuple(header.dialect for header in readings)
     if len(fitting) != 1:
@@ -81,13 +87,10 @@ def _choose(
     return replace(chosen, alternatives=tuple(d for d in names if d is not chosen.dialect))
 
 
-def _check_plausible(header: CowHeader, file_bytes: int, where: str) -> None:
+def _check_plausible(header: CowHeader, where: str) -> None:
     """Raise DataError when a reading that is possible is not believable."""
     dialect = header.dialect
-    geometry = header.geometry
-    if file_bytes < geometry.bitmap_end:
-        raise DataError("the COW bitmap is cut off", where=where, expected=geometry.bitmap_end, found=file_bytes)
-    if not header.backing_path.isascii() and b"\xff" in header.backing_path:
+    if b"\xff" in header.backing_path:  # never in UTF-8
         raise bad_field("path", dialect, where, "a file name", "0xff")
     if dialect.placement is Placement.QEMU:
         if header.sector_bytes != 512 or header.size_bytes == 0 or header.size_bytes % 512:

@@ -249,7 +249,7 @@ def _check_reach(disk: DiskFile, header: CowHeader, access: Access) -> None:
     if access.accept_truncated or disk.is_block_device or file_bytes >= geometry.file_bytes:
         return
     hint = "read what is there with --accept-truncated"
-    if file_bytes < geometry.bitmap_end:
+    if geometry.bitmap_bytes and file_bytes < geometry.bitmap_end:
         raise DataError(
             "the COW file is cut off inside its bitmap",
             where=disk.path,

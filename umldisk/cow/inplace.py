@@ -230,15 +230,16 @@ class _Merge:
         return totals
 
     def _verify(self) -> None:
-        ours, theirs = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
+        """Lay the changes over what was written once more: nothing may change."""
+        ours, theirs = bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES)
         with self._progress.task("verify", self._source.size_bytes) as task:
             for segment in self.segments():
                 for offset in range(segment.start, segment.end, CHUNK_BYTES):
                     length = min(CHUNK_BYTES, segment.end - offset)
-                    transfer.read_into(self._backing.fd, offset, theirs[:length])
+                    transfer.read_into(self._backing.fd, offset, memoryview(theirs)[:length])
                     ours[:length] = theirs[:length]
-                    self._source.layer.overlay_into(offset, ours[:length])
-                    if ours[:length] != theirs[:length]:
+                    self._source.layer.overlay_into(offset, memoryview(ours)[:length])
+                    if not transfer.same(ours, theirs, length):
                         raise StorageError("what was written reads back differently", where=f"byte {offset} or after")
                     task.add(length)
 

@@ -200,13 +200,13 @@ def _open_device(path: str) -> DiskFile:
 
 def verify(top: Layer, target: DiskFile, progress: Progress = SILENT) -> None:
     """Read both again and compare; raises StorageError with the place of the first difference."""
-    ours, theirs = memoryview(bytearray(CHUNK_BYTES)), memoryview(bytearray(CHUNK_BYTES))
+    ours, theirs = bytearray(CHUNK_BYTES), bytearray(CHUNK_BYTES)
     with progress.task("verify", top.size_bytes) as task:
         for offset in range(0, top.size_bytes, CHUNK_BYTES):
             length = min(CHUNK_BYTES, top.size_bytes - offset)
-            top.read_into(offset, ours[:length])
-            read = transfer.read_into(target.fd, offset, theirs[:length])
-            if read < length or ours[:length] != theirs[:length]:
+            top.read_into(offset, memoryview(ours)[:length])
+            read = transfer.read_into(target.fd, offset, memoryview(theirs)[:length])
+            if read < length or not transfer.same(ours, theirs, length):
                 raise StorageError(
                     "what was written reads back differently", where=f"{target.path}, byte {offset} or after"
                 )

@@ -102,12 +102,16 @@ def punch(fd: int, offset: int, length: int) -> None:
     """
     if length <= 0:
         return
+    status = os.fstat(fd)
+    reach = length
+    if offset + length == status.st_size:  # the last block goes as a whole, though the file ends inside it
+        reach += -status.st_size % PAGE_BYTES
     try:
-        if stat.S_ISBLK(os.fstat(fd).st_mode):
+        if stat.S_ISBLK(status.st_mode):
             fcntl.ioctl(fd, _BLKZEROOUT, struct.pack("QQ", offset, length))
         else:
             # l_type and l_whence 0, start, length; the kernel's generic form of fallocate(PUNCH_HOLE | KEEP_SIZE)
-            fcntl.ioctl(fd, _FS_IOC_UNRESVSP64, _SPACE_RESV.pack(0, os.SEEK_SET, offset, length, 0, 0, 0, 0, 0, 0))
+            fcntl.ioctl(fd, _FS_IOC_UNRESVSP64, _SPACE_RESV.pack(0, os.SEEK_SET, offset, reach, 0, 0, 0, 0, 0, 0))
     except OSError as error:
         if error.errno not in _NOT_POSSIBLE:
             raise
@@ -122,8 +126,15 @@ def write_zeros(fd: int, offset: int, length: int) -> None:
 
 
 def is_zero(buffer: bytes | bytearray | memoryview) -> bool:
-    """Whether every byte is zero; stops at the first that is not. At most CHUNK_BYTES long."""
-    return buffer == memoryview(_ZERO_CHUNK)[: len(buffer)]
+    """Whether every byte of a piece of at most CHUNK_BYTES is zero."""
+    return bytes(buffer) == _ZERO_CHUNK[: len(buffer)]
+
+
+def same(left: bytearray, right: bytearray, length: int) -> bool:
+    """Whether the first `length` bytes are the same; as memory, which comparing views would not be."""
+    if length == len(left) == len(right):
+        return left == right
+    return left[:length] == right[:length]
 
 
 def nonzero_spans(buffer: bytearray, length: int) -> Iterator[tuple[int, int]]:
@@ -148,7 +159,6 @@ def nonzero_spans(buffer: bytearray, length: int) -> Iterator[tuple[int, int]]:
 
 
 def _zeros_until(buffer: bytearray, page: int, length: int) -> int:
-    view = memoryview(buffer)
-    while page + PAGE_BYTES <= length and view[page : page + PAGE_BYTES] == _ZERO_PAGE:
+    while page + PAGE_BYTES <= length and buffer.startswith(_ZERO_PAGE, page):
         page += PAGE_BYTES
     return page
