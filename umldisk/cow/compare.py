@@ -53,8 +53,8 @@ class Comparer:
             self._task.add(high - low)
 
     def _compare(self, start: int, end: int) -> Iterator[ByteRange]:
-        for chunk in range(start - start % CHUNK_BYTES, end, CHUNK_BYTES):
-            low, high = max(start, chunk), min(end, chunk + CHUNK_BYTES)
+        for low in range(start, end, CHUNK_BYTES):
+            high = min(low + CHUNK_BYTES, end)
             for layer, buffer in zip(self._layers, self._chunks, strict=True):
                 with reading(layer.disk.path):
                     layer.read_into(low, memoryview(buffer)[: high - low])
@@ -64,8 +64,9 @@ class Comparer:
     def _refine(self, length: int) -> Iterator[ByteRange]:
         """Yield the differing grains in the first `length` bytes of the two chunks."""
         left, right = self._chunks
-        # Whole bytearrays are compared as memory, views of them byte by byte.
-        if length == CHUNK_BYTES and left == right:
+        # As whole bytearrays, because these are compared as memory and views of them byte by byte;
+        # what an earlier chunk left behind `length` can only make the loop below look for nothing.
+        if left == right:
             return
         for page in range(0, length, PAGE_BYTES):
             end = min(page + PAGE_BYTES, length)

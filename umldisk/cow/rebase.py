@@ -13,7 +13,7 @@ moved, copied, or only its mtime changed), and the old one need not exist any mo
 Stopped anywhere, the same call again completes it:
 
     in step 1        the view is unchanged; pages with bits are not compared again, the rest is
-    journal there    opening the file sees the new header through the journal; it is written first
+    journal there    the header is read through the journal, and written before anything replaces it
     after step 2     the header names the new file already: nothing differs from itself, all done
 
 Whole pages are copied, so that no page gets mixed (see `align`). A page counts as differing when
@@ -40,9 +40,9 @@ from umldisk.cow.create import (
     refuse_unfinished_merge,
 )
 from umldisk.cow.dialect import Dialect
-from umldisk.cow.file import Access, CowFile, backing_path_of, read_header, resolve
+from umldisk.cow.file import Access, CowFile, backing_path_of, read_header
 from umldisk.cow.header import CowHeader
-from umldisk.cow.journal import HeaderJournal, MergeJournal
+from umldisk.cow.journal import MergeJournal
 from umldisk.cow.layers import CowLayer, Layer, RawLayer
 from umldisk.cow.merge import stack_of
 from umldisk.cow.writing import ByteRange, copy_up, replace_header, unchanged_ranges
@@ -129,7 +129,7 @@ class _Job:
         """Return the size of the disk in `backing`, an image or a COW file that stands."""
         if not headers.looks_like_cow(backing.read_at(0, 4)):
             return backing.size_bytes
-        looking = Access(ignore_mtime=self._access.ignore_mtime, lock=False)
+        looking = Access(ignore_mtime=self._access.ignore_mtime, lock=self._access.lock)
         with CowFile.open(backing.path, access=looking) as chain:
             for layer in stack_of(chain.layer):
                 refuse_itself(layer.disk, self._cow)
@@ -164,7 +164,7 @@ class _Job:
 
     def carry_over(self, new: Layer, progress: Progress) -> RebaseReport:
         """Copy up what differs between the old backing file and `new`, then write the header."""
-        opening = self._fitting_access(self._settled_header(), new.disk)
+        opening = self._fitting_access(new.disk)
         with CowFile.open(self._cow, access=opening) as target, reading(target.path):
             refuse_unfinished_merge(target.backing.disk)
             _check_size(new.disk.path, target.size_bytes, new.size_bytes)
@@ -176,35 +176,23 @@ class _Job:
                 replace_header(target.layer.disk, target.header, pointed, sync=self._sync)
             return self._report(pointed, target.backing.disk.path, copied_bytes=copied_bytes)
 
-    def _settled_header(self) -> CowHeader:
-        """Read the header, and finish writing it if that was interrupted."""
-        access = self._access
-        with files.open_disk(self._cow, writable=access.change_cow) as disk:
-            if access.lock:
-                locks.lock(disk.fd, disk.path, exclusive=access.change_cow)
-            backing = None if access.backing is None else os.fspath(access.backing)
-            header = read_header(disk, dialect=access.dialect, backing=backing)
-            if access.change_cow and isinstance(journals.read(disk.path), HeaderJournal):
-                replace_header(disk, header, header, sync=self._sync)
-            return header
-
-    def _fitting_access(self, header: CowHeader, new: DiskFile) -> Access:
+    def _fitting_access(self, new: DiskFile) -> Access:
         """Forget where the old backing file is once the header names the new one.
 
-        The call that gave `access.backing` was then carried out already, unless that file still
-        fits the header; if it does, comparing once more does no harm.
+        The call that gave `access.backing` was then carried out already, unless that file fits the
+        header as well; if it does, comparing once more does no harm.
         """
         access = self._access
-        directory = os.path.dirname(os.path.realpath(self._cow))
-        named = files.identify(resolve(header.backing_path, directory))
-        is_there = named == new.identity and header.mtime == _mtime_of(new)
-        if access.backing is None or not is_there or access.ignore_mtime:
+        if access.backing is None:
             return access
-        try:
-            with files.open_disk(access.backing) as old:
-                fits = _mtime_of(old) == header.mtime
-        except NoInputError:
-            fits = False
+        old_mtime = _mtime_at(access.backing)
+        hint = None if old_mtime is None else os.fspath(access.backing)
+        with files.open_disk(self._cow) as disk:
+            header = read_header(disk, dialect=access.dialect, backing=hint)
+            named = files.identify(backing_path_of(disk, header))
+        if named != new.identity:
+            return access
+        fits = old_mtime is not None and (access.ignore_mtime or old_mtime == header.mtime)
         return access if fits else replaced(access, backing=None)
 
     def _keep_view(self, target: CowFile, new: Layer, task: Task) -> int:
@@ -229,6 +217,14 @@ class _Job:
 
 def _mtime_of(disk: DiskFile) -> int:
     return disk.mtime_seconds & _MTIME_MASK
+
+
+def _mtime_at(path: str | os.PathLike[str]) -> int | None:
+    try:
+        with files.open_disk(path) as disk:
+            return _mtime_of(disk)
+    except NoInputError:
+        return None
 
 
 def _pointed_at(header: CowHeader, backing: DiskFile) -> CowHeader:
