@@ -10,9 +10,7 @@ pytest.register_assert_rewrite("tests.kit")
 from tests.kit import peers  # noqa: E402  (after the rewriting of its asserts is set up)
 
 # In CI Hypothesis takes its own profile, which repeats the same examples every time.
-settings.register_profile(
-    "here", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
-)
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 if not peers.in_ci():
     settings.load_profile("here")
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.kit import model
 from tests.kit.faults import Died, Way, failing
-from umldisk.cow.align import align
+from umldisk.cow.aligning import align
 from umldisk.cow.dialect import Dialect, Placement
 from umldisk.cow.file import Access, CowFile
 from umldisk.cow.journal import MergeJournal

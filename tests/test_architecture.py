@@ -123,9 +123,7 @@ def test_length_checkers_find_what_is_long(tmp_path: Path) -> None:
 )
 def test_checker_finds_prints_and_endings(tmp_path: Path, statement: str) -> None:
     source = f"import os, sys\n\n\ndef run() -> None:\n    {statement}\n"
-    package = make_tree(
-        tmp_path, {"cow/merge.py": source, "cli/main.py": source, "__main__.py": source}
-    )
+    package = make_tree(tmp_path, {"cow/merge.py": source, "cli/main.py": source, "__main__.py": source})
     found = endings_and_prints(package)
     assert len(found) == 1
     assert found[0].startswith(f"{package}/cow/merge.py:5 ")
@@ -182,14 +180,9 @@ def test_contracts_allow_the_layers_as_designed(tmp_path: Path) -> None:
         ("checkpoint/store.py", "import sqlite3", "sqlite"),
     ],
 )
-def test_each_contract_finds_its_violation(
-    tmp_path: Path, path: str, statement: str, broken: str
-) -> None:
+def test_each_contract_finds_its_violation(tmp_path: Path, path: str, statement: str, broken: str) -> None:
     make_tree(tmp_path, {**ALLOWED, path: statement + "\n"})
     status, report = lint_imports(tmp_path)
-    expected = {
-        name: "BROKEN" if contract == broken else "KEPT"
-        for contract, name in contract_names().items()
-    }
+    expected = {name: "BROKEN" if contract == broken else "KEPT" for contract, name in contract_names().items()}
     assert status == 1
     assert dict(_VERDICT.findall(report)) == expected

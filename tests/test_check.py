@@ -14,8 +14,8 @@ from tests.kit.model import Disk, write_cow, write_image
 from tests.kit.peers import needs
 from umldisk.cow import header as headers
 from umldisk.cow import journal as journals
-from umldisk.cow.check import check
 from umldisk.cow.check_bitmap import count_mixed_pages
+from umldisk.cow.checking import check
 from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import Access, read_header
 from umldisk.cow.findings import CODES, CheckReport, Finding, Severity

@@ -18,7 +18,7 @@ from tests.kit.model import write_cow, write_image
 from tests.kit.peers import mounted, needs
 from tests.test_check import codes, only
 from umldisk.cli.main import main
-from umldisk.cow.check import check
+from umldisk.cow.checking import check
 from umldisk.cow.findings import CODES, CheckReport, Finding, Severity, finding
 from umldisk.cow.layers import Layer
 from umldisk.errors import DataError, NoInputError, StorageError

@@ -143,7 +143,7 @@ def test_a_fault_below_a_command_is_one_line_and_a_traceback_only_with_debug(
     def broken(*_arguments: object, **_options: object) -> None:
         raise IndexError("oops")
 
-    monkeypatch.setattr(importlib.import_module("umldisk.cow.create"), "create", broken)
+    monkeypatch.setattr(importlib.import_module("umldisk.cow.creating"), "create", broken)
     words = ["create", str(tmp_path / "cow"), str(tmp_path / "base")]
     assert main(words) == 70
     assert capsys.readouterr().err == "umldisk: error: this is a fault in umldisk: IndexError: oops\n"

@@ -11,7 +11,7 @@ import pytest
 
 from tests.kit.oracle import Sample, allocated_bytes, run_umldisk, sample
 from umldisk.cli.main import main
-from umldisk.cow.create import create
+from umldisk.cow.creating import create
 from umldisk.cow.file import CowFile
 from umldisk.system import transfer
 

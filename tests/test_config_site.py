@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from umldisk.config.site import Site, find_site
-from umldisk.errors import DataError, StorageError, UsageError
+from umldisk.errors import DataError, NoInputError, UsageError
 
 
 def _find(cwd: Path, given: str | None = None, *, root: bool = False, home: str = "/home/x", **environ: str) -> str:
@@ -64,7 +64,7 @@ def test_settings_are_not_passed_over(text: str, tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "umldisk.toml").mkdir()
-    with pytest.raises(StorageError):
+    with pytest.raises(NoInputError):
         _find(tmp_path, str(tmp_path))
 
 

@@ -12,7 +12,7 @@ from tests.kit.faults import Died, Way, failing
 from tests.kit.oracle import mkcow
 from tests.kit.peers import needs
 from umldisk.cow import journal as journals
-from umldisk.cow.create import create
+from umldisk.cow.creating import create
 from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import CowFile
 from umldisk.cow.journal import HeaderJournal, MergeJournal

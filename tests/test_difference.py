@@ -11,12 +11,12 @@ from tests.kit.oracle import moo
 from tests.kit.peers import needs
 from umldisk.cow.compare import Comparer, Tally, joined
 from umldisk.cow.dialect import Dialect, Placement
-from umldisk.cow.difference import difference
+from umldisk.cow.differencing import difference
 from umldisk.cow.file import CowFile
 from umldisk.cow.journal import MergeJournal
 from umldisk.cow.journal import write as write_journal
 from umldisk.cow.layers import RawLayer
-from umldisk.cow.merge import merge
+from umldisk.cow.merging import merge
 from umldisk.errors import BusyError, CannotCreateError, DataError, StorageError
 from umldisk.progress import SILENT
 from umldisk.system import files, locks

@@ -13,7 +13,7 @@ from tests.kit.peers import needs
 from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import CowFile
 from umldisk.cow.inplace import InPlaceOptions, merge_into_backing
-from umldisk.cow.merge import MergeOptions, merge
+from umldisk.cow.merging import MergeOptions, merge
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 MTIME = 1_000_000_000

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from tests.kit import model
 from tests.kit.model import Disk
-from umldisk.cow.align import align
+from umldisk.cow.aligning import align
 from umldisk.cow.dialect import Dialect
-from umldisk.cow.difference import difference
+from umldisk.cow.differencing import difference
 from umldisk.cow.file import Access, CowFile
 from umldisk.cow.inplace import merge_into_backing
-from umldisk.cow.merge import MergeOptions, merge
-from umldisk.cow.rebase import rebase
+from umldisk.cow.merging import MergeOptions, merge
+from umldisk.cow.rebasing import rebase
 from umldisk.errors import DataError
 
 modest = settings(max_examples=60)

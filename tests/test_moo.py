@@ -19,7 +19,7 @@ from tests.kit import oracle
 from tests.kit.oracle import READ_BY_MOO, run_tool, sample
 from tests.kit.peers import needs
 from umldisk.cli import mkcow, moo
-from umldisk.cow.create import create
+from umldisk.cow.creating import create
 from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import CowFile
 

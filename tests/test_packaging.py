@@ -73,9 +73,7 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
 
 @pytest.mark.slow
 @needs("package-index")
-def test_wheel_installs_alone_and_runs(
-    wheel: Path, tmp_path: Path, bare_environment: dict[str, str]
-) -> None:
+def test_wheel_installs_alone_and_runs(wheel: Path, tmp_path: Path, bare_environment: dict[str, str]) -> None:
     scratch = tmp_path / "venv"
     run(sys.executable, "-m", "venv", scratch)
     run(scratch / "bin/python", "-m", "pip", "install", "--quiet", wheel)

@@ -15,7 +15,7 @@ from umldisk.cow.file import Access, CowFile
 from umldisk.cow.header import rewrite
 from umldisk.cow.journal import MergeJournal
 from umldisk.cow.layers import RawLayer
-from umldisk.cow.rebase import rebase
+from umldisk.cow.rebasing import rebase
 from umldisk.errors import BusyError, DataError, NoInputError
 from umldisk.system import files, locks
 

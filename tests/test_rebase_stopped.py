@@ -16,7 +16,7 @@ from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import Access
 from umldisk.cow.header import rewrite
 from umldisk.cow.journal import HeaderJournal
-from umldisk.cow.rebase import rebase
+from umldisk.cow.rebasing import rebase
 from umldisk.errors import StorageError
 
 

@@ -42,9 +42,7 @@ def test_version_imports_nothing_heavy(bare_environment: Environment) -> None:
     assert not {name for name in names if name.startswith(("umldisk.cow", "umldisk.build"))}
 
 
-def test_info_without_a_terminal_imports_no_progress_bar(
-    tmp_path: Path, bare_environment: Environment
-) -> None:
+def test_info_without_a_terminal_imports_no_progress_bar(tmp_path: Path, bare_environment: Environment) -> None:
     backing, cow = tmp_path / "root_fs", tmp_path / "root_cow"
     backing.write_bytes(bytes(1 << 20))
     run_umldisk("create", str(cow), str(backing), environment=bare_environment)
@@ -54,9 +52,7 @@ def test_info_without_a_terminal_imports_no_progress_bar(
 
 
 @pytest.mark.parametrize("module", ["umldisk", "umldisk.errors", "umldisk.progress"])
-def test_the_lowest_modules_import_nothing_heavy(
-    module: str, bare_environment: Environment
-) -> None:
+def test_the_lowest_modules_import_nothing_heavy(module: str, bare_environment: Environment) -> None:
     heavy = "{'click', 'construct', 'sqlite3', 'subprocess', 'tqdm'}"
     code = f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(

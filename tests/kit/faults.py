@@ -12,7 +12,8 @@ sequence over all of them.
     DEAD        as if killed: half of this write happens, and nothing that comes after it
 
 A real process gets its faults from strace: `syscalls_of` lists the calls by which a command changes files,
-and `injection` makes the n-th of them fail or kill.
+and `injection` makes the n-th of them fail or kill. The start of the interpreter makes some of the same calls, as many
+every time if nothing else writes into its cache of compiled modules: see `own_cache`.
 """
 
 import contextlib
@@ -142,6 +143,27 @@ def failing(
         yield fault.tally
 
 
+NOBODY = 65534
+
+
+@contextlib.contextmanager
+def without_rights() -> Iterator[None]:
+    """Let this process, which is root's, be an ordinary user's for a while.
+
+    Modules must be imported before, because their files may be root's alone.
+    """
+    groups = os.getgroups()
+    os.setgroups([])
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+        os.setgroups(groups)
+
+
 # -- real processes -------------------------------------------------------------------------------
 
 TRACED_CALLS = (
@@ -149,7 +171,7 @@ TRACED_CALLS = (
     *("pwrite64", "pwritev", "rename", "renameat", "renameat2", "unlink", "unlinkat", "utimensat", "write"),
 )
 _TRACE_LINE = re.compile(r"^(?:\[pid +\d+\] |\d+ +)?(\w+)\((.*)$")
-_UMLDISK = (sys.executable, "-B", "-m", "umldisk")
+_UMLDISK = (sys.executable, "-m", "umldisk")
 _ROOT = Path(__file__).parents[2]
 
 
@@ -180,8 +202,16 @@ def umldisk(
     )
 
 
+def own_cache(environment: dict[str, str], directory: Path) -> dict[str, str]:
+    """Return the environment with a cache of compiled modules that no other process uses."""
+    return environment | {"PYTHONPYCACHEPREFIX": str(directory)}
+
+
 def syscalls_of(arguments: Sequence[str | Path], *, below: Path, environment: dict[str, str]) -> list[Syscall]:
-    """Run a command to its end and list the calls with which it changed something below a directory."""
+    """Run a command to its end and list the calls with which it changed something below a directory.
+
+    The command must have run once before, so that all its modules are compiled.
+    """
     log = below.parent / "strace.log"
     prefix = ["strace", "-f", "--seccomp-bpf", "-y", "-s", "0", f"--output={log}", f"--trace={','.join(TRACED_CALLS)}"]
     done = umldisk(*arguments, environment=environment, prefix=prefix)

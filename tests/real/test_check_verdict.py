@@ -7,7 +7,7 @@ from tests.kit.faulty import MAKERS, PAGE_7, SIZE, pair
 from tests.kit.guest import run_script
 from tests.kit.model import merged, write_cow
 from tests.kit.peers import needs
-from umldisk.cow.check import check
+from umldisk.cow.checking import check
 from umldisk.cow.dialect import Dialect
 
 pytestmark = needs("linux", "busybox")

@@ -28,7 +28,7 @@ from tests.kit.peers import needs
 from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import Access, CowFile
 from umldisk.cow.inplace import InPlaceOptions, merge_into_backing
-from umldisk.cow.merge import MergeOptions, merge
+from umldisk.cow.merging import MergeOptions, merge
 from umldisk.errors import BusyError, CannotCreateError, DataError, NoInputError
 
 pytestmark = needs("uml_moo", "uml_mkcow")

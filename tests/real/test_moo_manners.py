@@ -17,11 +17,11 @@ import pytest
 from tests.kit import oracle
 from tests.kit.oracle import limit_file_size, run_tool, run_umldisk, sample, twins
 from tests.kit.peers import needs, require
-from umldisk.cow.create import create
+from umldisk.cow.creating import create
 from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import CowFile
 from umldisk.cow.inplace import InPlaceOptions, SiblingPolicy, merge_into_backing
-from umldisk.cow.merge import MergeOptions, merge
+from umldisk.cow.merging import MergeOptions, merge
 from umldisk.errors import DataError, NoInputError, UmldiskError
 
 pytestmark = needs("uml_moo", "uml_mkcow")

@@ -25,7 +25,7 @@ from umldisk.cow.dialect import Dialect, Placement
 from umldisk.cow.file import Access, CowFile
 from umldisk.cow.geometry import Geometry
 from umldisk.cow.inplace import InPlaceOptions, merge_into_backing
-from umldisk.cow.merge import MergeOptions, merge
+from umldisk.cow.merging import MergeOptions, merge
 from umldisk.errors import DataError
 
 pytestmark = needs("uml_moo", "uml_mkcow")

@@ -13,7 +13,7 @@ from tests.kit.oracle import Sample, sample
 from tests.kit.peers import mounted, needs, require
 from umldisk.cow.file import CowFile
 from umldisk.cow.inplace import InPlaceOptions, merge_into_backing
-from umldisk.cow.merge import merge
+from umldisk.cow.merging import merge
 
 pytestmark = needs("root")
 

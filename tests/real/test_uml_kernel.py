@@ -16,14 +16,14 @@ from tests.kit import oracle
 from tests.kit.guest import ScriptGuest, run_script
 from tests.kit.oracle import run_umldisk, sample
 from tests.kit.peers import needs
-from umldisk.cow.align import align
-from umldisk.cow.create import create
+from umldisk.cow.aligning import align
+from umldisk.cow.creating import create
 from umldisk.cow.dialect import Dialect
-from umldisk.cow.difference import difference
+from umldisk.cow.differencing import difference
 from umldisk.cow.file import Access, CowFile
 from umldisk.cow.inplace import InPlaceOptions, SiblingPolicy, merge_into_backing
-from umldisk.cow.merge import MergeOptions, merge
-from umldisk.cow.rebase import rebase
+from umldisk.cow.merging import MergeOptions, merge
+from umldisk.cow.rebasing import rebase
 
 pytestmark = needs("linux", "busybox", "blkdiscard")
 

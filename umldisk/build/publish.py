@@ -29,7 +29,8 @@ from umldisk.config.guest import Guest
 from umldisk.errors import BusyError, CannotCreateError, from_os_error
 from umldisk.image.drives import Drive
 from umldisk.system import locks
-from umldisk.system.files import DiskFile, open_disk, sync_directory
+from umldisk.system.files import DiskFile, open_disk
+from umldisk.system.staging import sync_directory
 
 BUILDING = ".building"
 _COMPLETE = ".complete"

@@ -11,7 +11,7 @@ from umldisk.cli.options import FILE, Writing, access_options, report_options, w
 from umldisk.cli.output import Presenter, counted, human_bytes
 
 if TYPE_CHECKING:
-    from umldisk.cow.align import AlignReport
+    from umldisk.cow.aligning import AlignReport
     from umldisk.cow.file import Access
 
 _HELP = """Fill the mixed pages of COW, in place.
@@ -43,7 +43,7 @@ Exit codes:
 @report_options
 def align(cow: str, *, access: Access, writing: Writing, presenter: Presenter) -> None:
     """Parse, align, present."""
-    from umldisk.cow.align import align as align_pages
+    from umldisk.cow.aligning import align as align_pages
 
     report = align_pages(cow, access=access, sync=writing.sync, dry_run=writing.dry_run, progress=presenter.progress)
     presenter.show(report, _lines)

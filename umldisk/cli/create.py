@@ -11,7 +11,7 @@ from umldisk.cli.options import FILE, Writing, force_option, new_dialect_option,
 from umldisk.cli.output import Presenter, human_bytes
 
 if TYPE_CHECKING:
-    from umldisk.cow.create import CreateReport
+    from umldisk.cow.creating import CreateReport
     from umldisk.cow.dialect import Dialect
 
 _HELP = """Make COW, an empty COW file on the backing file BACKING.
@@ -44,7 +44,7 @@ Exit codes:
 @report_options
 def create(cow: str, backing: str, *, dialect: Dialect, force: bool, writing: Writing, presenter: Presenter) -> None:
     """Parse, create, present."""
-    from umldisk.cow.create import create as create_cow
+    from umldisk.cow.creating import create as create_cow
 
     report = create_cow(cow, backing, dialect=dialect, replace=force, sync=writing.sync, dry_run=writing.dry_run)
     presenter.show(report, _lines)

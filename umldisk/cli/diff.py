@@ -12,7 +12,7 @@ from umldisk.cli.output import Presenter, counted, human_bytes
 
 if TYPE_CHECKING:
     from umldisk.cow.dialect import Dialect
-    from umldisk.cow.difference import DifferenceReport
+    from umldisk.cow.differencing import DifferenceReport
 
 _HELP = """Make COW, the smallest COW file that shows IMAGE over the backing file BASE.
 
@@ -58,7 +58,7 @@ def diff(
     presenter: Presenter,
 ) -> None:
     """Parse, compare, present."""
-    from umldisk.cow.difference import difference
+    from umldisk.cow.differencing import difference
 
     report = difference(
         base,

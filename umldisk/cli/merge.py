@@ -17,7 +17,7 @@ from umldisk.errors import DataError, StorageError, UsageError
 if TYPE_CHECKING:
     from umldisk.cow.file import Access
     from umldisk.cow.inplace import InPlaceReport, SiblingPolicy
-    from umldisk.cow.merge import MergeReport
+    from umldisk.cow.merging import MergeReport
     from umldisk.cow.plan import Totals
 
 STDOUT = "-"
@@ -145,8 +145,8 @@ class _Job:
         self.presenter.show(report, _in_place_lines)
 
     def into_image(self, new: str) -> None:
-        from umldisk.cow.merge import MergeOptions
-        from umldisk.cow.merge import merge as merge_into_image
+        from umldisk.cow.merging import MergeOptions
+        from umldisk.cow.merging import merge as merge_into_image
 
         options = MergeOptions(
             replace=self.flags["force"],
@@ -159,7 +159,7 @@ class _Job:
         self.presenter.show(report, _image_lines)
 
     def to_stdout(self) -> None:
-        from umldisk.cow.merge import merge_to_stream
+        from umldisk.cow.merging import merge_to_stream
 
         with _binary_stdout() as stream:
             _refuse_inputs_as_stdout(self.cow, self.access, stream)
@@ -187,7 +187,7 @@ def _binary_stdout() -> BinaryIO:
 def _refuse_inputs_as_stdout(cow: str, access: Access, stream: BinaryIO) -> None:
     """Refuse `merge COW - >>BACKING`, where the shell has opened an input as our stdout."""
     from umldisk.cow.file import CowFile
-    from umldisk.cow.merge import stack_of
+    from umldisk.cow.merging import stack_of
     from umldisk.system.files import identify
 
     output = identify(f"/proc/self/fd/{stream.fileno()}")

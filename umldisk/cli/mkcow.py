@@ -41,7 +41,7 @@ def _print_usage() -> int:
 
 
 def _create(cow: str, backing: str, *, replace: bool) -> int:
-    from umldisk.cow.create import create
+    from umldisk.cow.creating import create
 
     create(cow, backing, replace=replace)
     return 0

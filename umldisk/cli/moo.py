@@ -84,7 +84,7 @@ def _run(words: Sequence[str]) -> int:
             request.cow, access=access, options=InPlaceOptions(siblings=SiblingPolicy.KEEP), progress=progress
         )
     else:
-        from umldisk.cow.merge import MergeOptions, merge
+        from umldisk.cow.merging import MergeOptions, merge
 
         merge(request.cow, request.new, access=access, options=MergeOptions(replace=True), progress=progress)
     return 0

@@ -18,7 +18,7 @@ from umldisk.cow.dialect import Dialect
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-FILE = click.Path()
+FILE = click.Path(readable=False)
 """A name of a file. Whether there is one is for the library to say."""
 
 

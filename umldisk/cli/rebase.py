@@ -12,7 +12,7 @@ from umldisk.cli.output import Presenter, human_bytes
 
 if TYPE_CHECKING:
     from umldisk.cow.file import Access
-    from umldisk.cow.rebase import RebaseReport
+    from umldisk.cow.rebasing import RebaseReport
 
 _HELP = """Put COW on the backing file BACKING, in place, in the layout that its header has.
 
@@ -48,7 +48,7 @@ def rebase(
     cow: str, new_backing: str, *, header_only: bool, access: Access, writing: Writing, presenter: Presenter
 ) -> None:
     """Parse, rebase, present."""
-    from umldisk.cow.rebase import rebase as rebase_cow
+    from umldisk.cow.rebasing import rebase as rebase_cow
 
     report = rebase_cow(
         cow,

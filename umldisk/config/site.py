@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from umldisk.config.guest import Guest, require_guest_name
-from umldisk.errors import DataError, UsageError, from_os_error
+from umldisk.errors import DataError, NoInputError, UsageError
 
 CONFIG_NAME = "umldisk.toml"
 SITE_VARIABLE = "UMLDISK_SITE"
@@ -81,7 +81,7 @@ def require_no_settings(path: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise from_os_error(error, "read", path) from error
+        raise NoInputError(f"cannot read: {error.strerror}", where=path) from error
     lines = (line.strip() for line in text.splitlines())
     if any(line and not line.startswith(b"#") for line in lines):
         raise DataError(

@@ -16,28 +16,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from umldisk.cow.align import AlignReport, align
-    from umldisk.cow.check import CheckReport, check
-    from umldisk.cow.create import CreateReport, create
+    from umldisk.cow.aligning import AlignReport, align
+    from umldisk.cow.checking import CheckReport, check
+    from umldisk.cow.creating import CreateReport, create
     from umldisk.cow.dialect import Dialect
-    from umldisk.cow.difference import DifferenceReport, difference
+    from umldisk.cow.differencing import DifferenceReport, difference
     from umldisk.cow.file import Access, CowFile
     from umldisk.cow.findings import Finding, Severity
     from umldisk.cow.inplace import InPlaceOptions, InPlaceReport, SiblingPolicy, merge_into_backing
-    from umldisk.cow.merge import MergeOptions, MergeReport, merge, merge_to_stream
-    from umldisk.cow.rebase import RebaseReport, rebase
+    from umldisk.cow.merging import MergeOptions, MergeReport, merge, merge_to_stream
+    from umldisk.cow.rebasing import RebaseReport, rebase
 
 _HOMES = {
-    "align": ("AlignReport", "align"),
-    "check": ("CheckReport", "check"),
-    "create": ("CreateReport", "create"),
+    "aligning": ("AlignReport", "align"),
+    "checking": ("CheckReport", "check"),
+    "creating": ("CreateReport", "create"),
     "dialect": ("Dialect",),
-    "difference": ("DifferenceReport", "difference"),
+    "differencing": ("DifferenceReport", "difference"),
     "file": ("Access", "CowFile"),
     "findings": ("Finding", "Severity"),
     "inplace": ("InPlaceOptions", "InPlaceReport", "SiblingPolicy", "merge_into_backing"),
-    "merge": ("MergeOptions", "MergeReport", "merge", "merge_to_stream"),
-    "rebase": ("RebaseReport", "rebase"),
+    "merging": ("MergeOptions", "MergeReport", "merge", "merge_to_stream"),
+    "rebasing": ("RebaseReport", "rebase"),
 }
 
 __all__ = [

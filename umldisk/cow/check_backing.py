@@ -185,7 +185,10 @@ def siblings(level: Level) -> Iterator[Finding]:
     """Others on the same backing file."""
     if level.backing is None or level.state is BackingState.LOOP:
         return
-    found = sibling_files.find(level.path, level.backing)
+    try:
+        found = sibling_files.find(level.path, level.backing)
+    except UmldiskError:  # a file beside this one cannot be read, which is for others to find
+        return
     if not found:
         return
     names = [os.path.basename(one.path) + ("" if one.fits else " (does not fit)") for one in found[:_NAMED_SIBLINGS]]

@@ -23,7 +23,7 @@ from umldisk.cow.detect import detect
 from umldisk.cow.dialect import Dialect
 from umldisk.cow.geometry import SECTORS_PER_BYTE, Geometry
 from umldisk.cow.header import CowHeader
-from umldisk.cow.journal import HeaderJournal, MergeJournal
+from umldisk.cow.journal import HeaderJournal
 from umldisk.cow.layers import CowLayer, Layer, RawLayer
 from umldisk.cow.view import ViewFile
 from umldisk.errors import DataError, UmldiskError
@@ -152,7 +152,7 @@ def read_header(disk: DiskFile, *, dialect: Dialect | None = None, backing: str 
 
     def fits(header: CowHeader) -> bool:
         try:
-            with files.open_disk(backing or resolve(header.backing_path, base)) as candidate:
+            with files.open_disk(resolve(header.backing_path, base) if backing is None else backing) as candidate:
                 return candidate.size_bytes == header.size_bytes
         except UmldiskError:
             return False
@@ -222,16 +222,8 @@ def check_pair(
             expected=header.size_bytes,
             found=backing_bytes,
         )
-    pending = journals.read(backing.path)
-    if isinstance(pending, MergeJournal) and pending.covers(cow.path, backing.identity):
+    if journals.refuse_unfinished_merge(backing, unless_of=cow.path):
         return
-    if isinstance(pending, MergeJournal):
-        raise DataError(
-            "the backing file is in the middle of an unfinished merge",
-            where=backing.path,
-            hint=f"finish it with: umldisk merge -d {pending.cow} (or, if the file was replaced since, "
-            f"remove {journals.path_for(backing.path)})",
-        )
     found = backing.mtime_seconds & 0xFFFFFFFF
     if found != header.mtime and not ignore_mtime:
         raise DataError(

@@ -37,11 +37,12 @@ from umldisk.cow.plan import Totals, coalesce, measure
 from umldisk.cow.writing import ByteRange, copy_up, replace_header, unchanged_ranges
 from umldisk.errors import DataError, StorageError, UmldiskError
 from umldisk.progress import SILENT, Progress
-from umldisk.system import files, locks, transfer
+from umldisk.system import files, locks, staging, transfer
 from umldisk.system.files import DiskFile
 from umldisk.system.transfer import CHUNK_BYTES, PAGE_BYTES
 
 _NS = 1_000_000_000
+_MTIME_MASK = 0xFFFFFFFF
 
 
 class SiblingPolicy(Enum):
@@ -158,10 +159,13 @@ class _Merge:
 
     def prepare(self, resources: ExitStack) -> list[CowLayer]:
         """Find the siblings and open those that are to be kept; an interrupted merge has named them already."""
+        found = sibling_files.find(self._source.path, self._backing)
         if self.pending is not None:
-            adopted = [path for path in self.pending.adopted if os.path.exists(path)]
-            return [self._open_sibling(path, resources) for path in adopted]
-        fitting = [other.path for other in sibling_files.find(self._source.path, self._backing) if other.fits]
+            adopted = [other.path for other in found if os.path.realpath(other.path) in self.pending.adopted]
+            others = [self._open_sibling(path, resources) for path in adopted]
+            mtimes = {self.pending.old_mtime & _MTIME_MASK, self.pending.mtime & _MTIME_MASK}
+            return [other for other in others if other.header.mtime in mtimes]  # else made anew since
+        fitting = [other.path for other in found if other.fits]
         if not fitting or self._options.siblings is SiblingPolicy.ORPHAN:
             return []
         if self._options.siblings is SiblingPolicy.REFUSE:
@@ -201,6 +205,7 @@ class _Merge:
             cow=os.path.realpath(self._source.path),
             inode=self._backing.identity.inode,
             size_bytes=self._source.size_bytes,
+            old_mtime=self._backing.mtime_seconds,
             mtime=max(int(time.time()), seen + 1),
             reset=self._options.reset,
             adopted=tuple(os.path.realpath(other.disk.path) for other in others),
@@ -259,7 +264,7 @@ class _Merge:
 
 def _publish_empty(disk: DiskFile, header: headers.CowHeader, *, sync: bool) -> None:
     """Put an empty COW file in the place of `disk`, in the same layout and with the same mode and owner."""
-    with files.staged(disk.path, replace=True, sync=sync, like=disk.status) as stage:
+    with staging.staged(disk.path, replace=True, sync=sync, like=disk.status) as stage:
         stage.write_at(0, header.raw)
         os.ftruncate(stage.fd, header.geometry.file_bytes)
 

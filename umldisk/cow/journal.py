@@ -23,8 +23,8 @@ import os
 from dataclasses import dataclass
 
 from umldisk.errors import DataError
-from umldisk.system import files
-from umldisk.system.files import Identity
+from umldisk.system import files, staging
+from umldisk.system.files import DiskFile, Identity
 
 SUFFIX = ".umldisk-journal"
 _FORMAT = 1
@@ -36,8 +36,8 @@ class MergeJournal:
     """An unfinished destructive merge, kept beside the backing file.
 
     `cow` is the COW file's path, `inode` the backing file's number (its device may get another after a reboot),
-    `mtime` what its time of change will be, in seconds; `adopted` are the COW files beside it that were made ready for
-    the change and will get the new mtime.
+    `old_mtime` and `mtime` its time of change before and after, in seconds; `adopted` are the COW files beside it that
+    were made ready for the change and will get the new mtime.
     """
 
     cow: str
@@ -46,6 +46,7 @@ class MergeJournal:
     mtime: int
     reset: bool
     adopted: tuple[str, ...] = ()
+    old_mtime: int = 0
 
     def covers(self, cow: str, backing: Identity) -> bool:
         """Whether this is the unfinished merge of that COW file into that backing file."""
@@ -89,7 +90,7 @@ def write(changed: str, journal: Journal, *, sync: bool = True) -> None:
     kind = next(name for name, cls in _KINDS.items() if isinstance(journal, cls))
     record = {"umldisk journal": _FORMAT, "kind": kind, **dataclasses.asdict(journal)}
     text = json.dumps(record, indent=2, ensure_ascii=True)
-    files.write_file(path_for(changed), (text + "\n").encode("ascii"), mode=0o600, sync=sync)
+    staging.write_file(path_for(changed), (text + "\n").encode("ascii"), mode=0o600, sync=sync)
 
 
 def read(changed: str) -> Journal | None:
@@ -104,7 +105,7 @@ def read(changed: str) -> Journal | None:
         raw = disk.read_at(0, _LARGEST_BYTES)
     try:
         return _decode(json.loads(raw))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(
             "the journal of an unfinished change cannot be read", where=path, found=str(error) or "nonsense"
         ) from error
@@ -123,9 +124,29 @@ def _decode(record: dict[str, object]) -> Journal:
             raise TypeError(f"{name} is of another type")
     if isinstance(record.get("adopted"), list):
         record["adopted"] = tuple(str(path) for path in record["adopted"])  # type: ignore[attr-defined]
+    for name in {"old", "new"} & set(record):
+        bytes.fromhex(str(record[name]))
     return cls(**record)  # type: ignore[arg-type]
+
+
+def refuse_unfinished_merge(backing: DiskFile, *, unless_of: str | None = None) -> bool:
+    """Raise DataError when the open backing file is in the middle of a merge, unless of the COW file `unless_of`.
+
+    Returns whether it is in the middle of that one.
+    """
+    pending = read(backing.path)
+    if not isinstance(pending, MergeJournal):
+        return False
+    if unless_of is not None and pending.covers(unless_of, backing.identity):
+        return True
+    raise DataError(
+        "a merge into the backing file is unfinished",
+        where=backing.path,
+        hint=f"finish it with: umldisk merge -d {pending.cow} (or, if the file was replaced since, "
+        f"remove {path_for(backing.path)})",
+    )
 
 
 def remove(changed: str, *, sync: bool = True) -> None:
     """Remove the journal of `changed`: the change is complete."""
-    files.remove(path_for(changed), sync=sync)
+    staging.remove(path_for(changed), sync=sync)

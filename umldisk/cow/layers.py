@@ -151,7 +151,7 @@ class CowLayer(Layer):
         stop = geometry.bitmap_bytes if end is None else min(end, geometry.bitmap_bytes)
         for low, high in sparse.data_extents(self.disk.fd, first + shift, stop + shift):
             for position in range(low, high, WINDOW_BYTES):
-                window = os.pread(self.disk.fd, min(WINDOW_BYTES, high - position), position)
+                window = self.disk.read_at(position, min(WINDOW_BYTES, high - position))
                 number = position - shift
                 yield number, bitmap.mask_last(window, geometry.sectors - number * SECTORS_PER_BYTE)
 
@@ -253,7 +253,7 @@ class CowLayer(Layer):
         group_bytes = self.geometry.group_bytes
         first, last = start // group_bytes, -(-end // group_bytes)
         length = max(0, min(last, self.geometry.bitmap_bytes) - first)
-        return os.pread(self.disk.fd, length, self.geometry.bitmap_offset + first).ljust(last - first, b"\0")
+        return self.disk.read_at(self.geometry.bitmap_offset + first, length).ljust(last - first, b"\0")
 
     def _overlay(self, start: int, part: memoryview, window: bytes) -> None:
         """Read the changed sectors of one block into their places among `part` with one system call.
@@ -266,9 +266,16 @@ class CowLayer(Layer):
         buffers: list[memoryview] = []
         for index, value in enumerate(window):
             buffers += self._places(index, value)
-        count = os.preadv(self.disk.fd, buffers, self.data_offset + start - lead)
-        _clear_from(buffers, count)
+        self._read_scattered(start - lead, buffers)
         part[:] = scratch
+
+    def _read_scattered(self, offset: int, buffers: list[memoryview]) -> None:
+        count = os.preadv(self.disk.fd, buffers, self.data_offset + offset)
+        if count == sum(map(len, buffers)):
+            return
+        for buffer in buffers:  # short, most likely because the file ends here: once more, each to its end
+            self.read_own(offset, buffer)
+            offset += len(buffer)
 
     def _places(self, index: int, value: int) -> list[memoryview]:
         """Return where the sectors of the group `index` of a block go when its byte of the bitmap is `value`."""
@@ -307,11 +314,3 @@ class CowLayer(Layer):
                 if high > 0 and low < high:
                     ranges.append((max(low, 0), high))
         return ranges
-
-
-def _clear_from(buffers: list[memoryview], filled: int) -> None:
-    """Zero what a scattered read left unfilled because the file ends early."""
-    for buffer in buffers:
-        if filled < len(buffer):
-            buffer[max(filled, 0) :] = bytes(len(buffer) - max(filled, 0))
-        filled -= len(buffer)

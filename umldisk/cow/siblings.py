@@ -22,7 +22,7 @@ from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import backing_path_of
 from umldisk.cow.header import CowHeader
 from umldisk.cow.journal import HeaderJournal
-from umldisk.errors import DataError, UmldiskError
+from umldisk.errors import DataError, NoInputError, UmldiskError
 from umldisk.system import files
 from umldisk.system.files import DiskFile, Identity
 
@@ -39,7 +39,8 @@ class Sibling:
 def find(cow_path: str | os.PathLike[str], backing: DiskFile) -> tuple[Sibling, ...]:
     """Return the other COW files on the open backing file, sorted by path, each file once.
 
-    Files that cannot be read or are no COW files are passed over in silence; nothing but regular files is opened.
+    Files that may not be read or are no COW files are passed over in silence; nothing but regular files is opened.
+    Raises StorageError when one fails to be read: it might be one that counts.
     """
     seen = {backing.identity}
     own = files.identify(cow_path)
@@ -81,7 +82,7 @@ def _look_at(path: str, backing: DiskFile) -> Sibling | None:
     try:
         with files.open_disk(path) as disk:
             readings = [header for header in _readings(disk) if _stands_on(disk, header, backing)]
-    except UmldiskError:
+    except (DataError, NoInputError):
         return None
     if not readings:
         return None

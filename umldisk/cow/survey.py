@@ -164,7 +164,7 @@ def _open_cow(disk: DiskFile, access: Access) -> _Opened:
     else:
         raw = disk.read_at(0, headers.HEADER_READ_BYTES)
         header = detect(raw, file_bytes=disk.size_bytes, where=disk.path, wanted=access.dialect)
-    return _Opened(disk, header, beside, backing or backing_path_of(disk, header))
+    return _Opened(disk, header, beside, backing_path_of(disk, header) if backing is None else backing)
 
 
 def _look_beside(disk: DiskFile) -> Beside:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from umldisk.cow.check import check
+from umldisk.cow.checking import check
 from umldisk.cow.file import Access
 from umldisk.cow.findings import CheckReport, Finding, finding
 from umldisk.cow.layers import Layer

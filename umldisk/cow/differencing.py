@@ -21,18 +21,14 @@ from dataclasses import dataclass
 
 from umldisk.cow import header as headers
 from umldisk.cow.compare import Comparer, Tally, first_difference
-from umldisk.cow.create import (
-    held_output,
-    new_cow,
-    new_header,
-    open_backing,
-    refuse_unfinished_merge,
-)
+from umldisk.cow.creating import new_cow, new_header, open_backing
 from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import CowFile
 from umldisk.cow.header import CowHeader
+from umldisk.cow.journal import refuse_unfinished_merge
 from umldisk.cow.layers import CowLayer, Layer, RawLayer
-from umldisk.cow.merge import stack_of
+from umldisk.cow.merging import stack_of
+from umldisk.cow.output import held_output
 from umldisk.cow.writing import copy_up
 from umldisk.errors import DataError
 from umldisk.progress import SILENT, Progress

@@ -33,18 +33,13 @@ from dataclasses import replace as replaced
 from umldisk.cow import header as headers
 from umldisk.cow import journal as journals
 from umldisk.cow.compare import Comparer, Tally, first_difference, joined, reading
-from umldisk.cow.create import (
-    absolute_path,
-    open_backing,
-    refuse_itself,
-    refuse_unfinished_merge,
-)
+from umldisk.cow.creating import absolute_path, open_backing, refuse_itself
 from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import Access, CowFile, backing_path_of, read_header
 from umldisk.cow.header import CowHeader
-from umldisk.cow.journal import MergeJournal
+from umldisk.cow.journal import MergeJournal, refuse_unfinished_merge
 from umldisk.cow.layers import CowLayer, Layer, RawLayer
-from umldisk.cow.merge import stack_of
+from umldisk.cow.merging import stack_of
 from umldisk.cow.writing import ByteRange, copy_up, replace_header, unchanged_ranges
 from umldisk.errors import DataError, NoInputError
 from umldisk.progress import SILENT, Progress, Task

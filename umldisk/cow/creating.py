@@ -24,9 +24,9 @@ from umldisk.cow import header as headers
 from umldisk.cow import journal as journals
 from umldisk.cow.dialect import Dialect, Placement
 from umldisk.cow.header import DEFAULT_SECTOR_BYTES, CowHeader
-from umldisk.cow.journal import MergeJournal
-from umldisk.errors import CannotCreateError, DataError, NoInputError
-from umldisk.system import files, locks
+from umldisk.cow.output import held_output
+from umldisk.errors import DataError
+from umldisk.system import files, locks, staging
 from umldisk.system.files import DiskFile
 
 _PERMISSIONS = 0o644
@@ -97,7 +97,7 @@ def open_backing(path: str | os.PathLike[str], *, cow: str | os.PathLike[str]) -
                 where=disk.path,
                 hint=f"merge it into an image first: umldisk merge {disk.path} NEW",
             )
-        refuse_unfinished_merge(disk)
+        journals.refuse_unfinished_merge(disk)
         yield disk
 
 
@@ -105,17 +105,6 @@ def refuse_itself(backing: DiskFile, cow: str | os.PathLike[str]) -> None:
     """Raise DataError when `cow` leads to the open backing file."""
     if files.identify(cow) == backing.identity:
         raise DataError("a COW file cannot be its own backing file", where=os.fspath(cow), found=backing.path)
-
-
-def refuse_unfinished_merge(backing: DiskFile) -> None:
-    """Raise DataError when a merge into the backing file was begun and not finished."""
-    pending = journals.read(backing.path)
-    if isinstance(pending, MergeJournal):
-        raise DataError(
-            "a merge into the backing file is unfinished",
-            where=backing.path,
-            hint=f"finish it with: umldisk merge -d {pending.cow}",
-        )
 
 
 def absolute_path(path: str | os.PathLike[str]) -> bytes:
@@ -155,7 +144,7 @@ def new_header(dialect: Dialect, backing: DiskFile, *, where: str) -> CowHeader:
 def new_cow(path: str | os.PathLike[str], header: CowHeader, *, replace: bool, sync: bool) -> Iterator[DiskFile]:
     """Give an empty COW file with this header that becomes `path` when the block ends well."""
     with held_output(path, replace=replace) as replaced:
-        with files.staged(path, replace=replace, sync=sync, like=replaced) as stage:
+        with staging.staged(path, replace=replace, sync=sync, like=replaced) as stage:
             if replaced is None:
                 os.fchmod(stage.fd, stat.S_IMODE(stage.status.st_mode) & _PERMISSIONS)
             stage.write_at(0, header.raw)
@@ -164,33 +153,3 @@ def new_cow(path: str | os.PathLike[str], header: CowHeader, *, replace: bool, s
         if replaced is not None:
             # Only now: until the new file was there, a torn header of the old one needed it.
             journals.remove(os.fspath(path), sync=sync)
-
-
-@contextlib.contextmanager
-def held_output(path: str | os.PathLike[str], *, replace: bool) -> Iterator[os.stat_result | None]:
-    """Make sure that a new COW file may take the name `path`; yield what it replaces, or None.
-
-    A file that is there stays locked, so that no guest has it. Raises CannotCreateError, BusyError,
-    and DataError when a merge into that file is unfinished.
-    """
-    target = os.path.realpath(path)
-    if not os.path.lexists(target):
-        yield None
-        return
-    if not replace:
-        raise CannotCreateError("the COW file exists already", where=target, hint="replace it with --force")
-    with _open_replaced(target) as old:
-        locks.lock(old.fd, target, exclusive=True)
-        refuse_unfinished_merge(old)
-        yield old.status
-
-
-def _open_replaced(target: str) -> DiskFile:
-    try:
-        disk = files.open_disk(target, writable=True)
-    except NoInputError as error:
-        raise CannotCreateError(f"cannot replace: {error.what}", where=target) from error
-    if disk.is_block_device:
-        disk.close()
-        raise CannotCreateError("cannot replace a block device", where=target)
-    return disk

@@ -16,9 +16,7 @@ holes, so that no old data shows through.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
@@ -26,10 +24,11 @@ from typing import BinaryIO
 from umldisk.cow.execute import Executor, Manner
 from umldisk.cow.file import Access, CowFile
 from umldisk.cow.layers import CowLayer, Layer, Segment
+from umldisk.cow.output import check_target, open_target
 from umldisk.cow.plan import Totals, coalesce, measure, thicken
-from umldisk.errors import BusyError, CannotCreateError, StorageError, from_os_error
+from umldisk.errors import StorageError, from_os_error
 from umldisk.progress import SILENT, Progress, Task
-from umldisk.system import files, locks, transfer
+from umldisk.system import files, transfer
 from umldisk.system.files import DiskFile
 from umldisk.system.transfer import CHUNK_BYTES
 
@@ -82,6 +81,7 @@ def merge(
         stack = stack_of(source.layer)
         files.refuse_same_file(output, *(layer.disk for layer in stack))
         if options.dry_run:
+            check_target(output, replace=options.replace, size_bytes=source.size_bytes)
             totals, shared = measure(_assembly(source.layer)), False
         else:
             totals, shared = _write(source.layer, stack, output, options, progress)
@@ -134,7 +134,9 @@ def _assembly(top: CowLayer) -> Iterator[Segment]:
 def _write(
     top: CowLayer, stack: list[Layer], output: str, options: MergeOptions, progress: Progress
 ) -> tuple[Totals, bool]:
-    with _target(output, stack[-1].disk, top.size_bytes, options) as target, _io_errors(output):
+    base = stack[-1].disk
+    opening = open_target(output, base, size_bytes=top.size_bytes, replace=options.replace, sync=options.sync)
+    with opening as target, _io_errors(output):
         with progress.task("merge", top.size_bytes) as task:
             totals, shared = _fill(target, top, stack, options, task)
         if options.verify:
@@ -158,44 +160,6 @@ def _fill(
         os.posix_fallocate(target.fd, 0, top.size_bytes)
     manner = Manner(sparse=options.sparse, fresh=fresh)
     return Executor(target, manner, task).assemble(_assembly(top)), False
-
-
-@contextlib.contextmanager
-def _target(output: str, base: DiskFile, size_bytes: int, options: MergeOptions) -> Iterator[DiskFile]:
-    """Open what the image is written to: a staged file, or a block device that is large enough."""
-    if not _is_block_device(output):
-        like = None if base.is_block_device else base.status
-        with files.staged(output, replace=options.replace, sync=options.sync, like=like) as stage:
-            yield stage
-        return
-    if not options.replace:
-        raise CannotCreateError("the output is a block device", where=output, hint="overwrite it with --force")
-    with _open_device(output) as device:
-        if device.size_bytes < size_bytes:
-            raise CannotCreateError(
-                "the block device is too small", where=output, expected=size_bytes, found=device.size_bytes
-            )
-        locks.lock(device.fd, output, exclusive=True)
-        yield device
-        if options.sync:
-            device.sync()
-
-
-def _is_block_device(path: str) -> bool:
-    try:
-        return stat.S_ISBLK(os.stat(path).st_mode)
-    except (OSError, ValueError):
-        return False
-
-
-def _open_device(path: str) -> DiskFile:
-    try:
-        # O_EXCL without O_CREAT: the kernel refuses a device that is mounted or part of another device
-        return DiskFile(path, os.open(path, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC))
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise BusyError("the block device is in use", where=path) from error
-        raise from_os_error(error, "open", path) from error
 
 
 def verify(top: Layer, target: DiskFile, progress: Progress = SILENT) -> None:

@@ -25,9 +25,9 @@ from dataclasses import dataclass, replace
 
 from umldisk.cow import bitmap
 from umldisk.cow.compare import Tally, reading
-from umldisk.cow.create import refuse_unfinished_merge
 from umldisk.cow.file import Access, CowFile
 from umldisk.cow.geometry import SECTORS_PER_BYTE, Geometry
+from umldisk.cow.journal import refuse_unfinished_merge
 from umldisk.cow.layers import CowLayer
 from umldisk.cow.writing import ByteRange, copy_up
 from umldisk.progress import SILENT, Progress
