@@ -137,7 +137,8 @@ def _open_stage(target: str, directory: str) -> tuple[str | None, int]:
 
 def _stage_name(target: str) -> str:
     directory, base = os.path.split(target)
-    return os.path.join(directory, f".{base[:100]}.umldisk-stage-{secrets.token_hex(4)}")
+    start = os.fsdecode(os.fsencode(base)[:200])  # a name holds 255 bytes, however many characters these are
+    return os.path.join(directory, f".{start}.umldisk-stage-{secrets.token_hex(4)}")
 
 
 def sweep(directory: str) -> None:

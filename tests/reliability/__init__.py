@@ -1,0 +1,1 @@
+"""What happens when something goes wrong: kills, errors, full disks, hostile files and arguments."""
