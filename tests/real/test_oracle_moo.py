@@ -169,7 +169,8 @@ def test_a_cow_file_that_is_cut(disk: Disk, data: st.DataObject) -> None:
             with pytest.raises(DataError, match="cut off"):
                 merge(cow, place / "new", options=QUICK)
             assert not (place / "new").exists()
-            assert theirs.returncode == 1
+            if len(disk.base) % disk.sector_bytes == 0:  # at a last sector that is not whole it never looks
+                assert theirs.returncode == 1
 
 
 def view_of_cut(disk: Disk, geometry: Geometry, length: int) -> bytes:

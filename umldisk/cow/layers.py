@@ -67,6 +67,7 @@ class Layer(ABC):
         self.disk = disk
         self.size_bytes = size_bytes
         self.data_offset = data_offset
+        self._data = sparse.DataMap(disk.fd)
 
     @abstractmethod
     def segments(self, start: int, end: int) -> Iterator[Segment]:
@@ -82,7 +83,7 @@ class Layer(ABC):
         In versions 1 and 2 the data is not page-aligned in the file, so that a page of the disk may lie half in a hole.
         """
         position, shift = start, self.data_offset
-        for low, high in sparse.data_extents(self.disk.fd, start + shift, end + shift):
+        for low, high in self._data.extents(start + shift, end + shift):
             data_start = max(position, (low - shift) & -PAGE_BYTES)
             data_end = high - shift
             if data_end % PAGE_BYTES:

@@ -140,25 +140,28 @@ def same(left: bytearray, right: bytearray, length: int) -> bool:
 def nonzero_spans(buffer: bytearray, length: int) -> Iterator[tuple[int, int]]:
     """Yield the stretches `(start, end)` of the first `length` bytes that are not whole pages of zeros.
 
-    Pages are counted from the start of the buffer; the last one may be short.
+    Pages are counted from the start of the buffer; the last one may be short. Only pages whose first byte is zero are
+    looked at: in data they are few.
     """
-    start, position = 0, 0
-    while (position := buffer.find(_ZERO_PAGE, position, length)) >= 0:
-        page = -(-position // PAGE_BYTES) * PAGE_BYTES
-        end = _zeros_until(buffer, page, length)
-        if end == page:
-            position = page + 1
-            continue
-        if start < page:
-            yield start, page
-        start = position = end
-    tail = length - length % PAGE_BYTES
-    end = tail if is_zero(memoryview(buffer)[tail:length]) else length
-    if start < end:
-        yield start, end
+    heads = buffer[0:length:PAGE_BYTES]
+    start = 0
+    page = heads.find(0)
+    while page >= 0:
+        low = page * PAGE_BYTES
+        high = _zeros_until(buffer, low, length)
+        if start < low < high:
+            yield start, low
+        if low < high:
+            start = high
+        page = heads.find(0, max(page + 1, -(-high // PAGE_BYTES)))
+    if start < length:
+        yield start, length
 
 
-def _zeros_until(buffer: bytearray, page: int, length: int) -> int:
-    while page + PAGE_BYTES <= length and buffer.startswith(_ZERO_PAGE, page):
-        page += PAGE_BYTES
-    return page
+def _zeros_until(buffer: bytearray, low: int, length: int) -> int:
+    """Return where the pages of zeros that begin at `low` end."""
+    while low + PAGE_BYTES <= length and buffer.startswith(_ZERO_PAGE, low):
+        low += PAGE_BYTES
+    if low < length < low + PAGE_BYTES and buffer.startswith(_ZERO_PAGE[: length - low], low):
+        return length
+    return low
