@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from umldisk.cow.layers import CowLayer, Kind, Segment
+from umldisk.cow.layers import CowLayer, Kind, Reader, Segment
 from umldisk.cow.plan import Totals
 from umldisk.progress import Task
 from umldisk.system import transfer
@@ -111,31 +111,30 @@ class Executor:
 
     def _looked_through(self, segment: Segment) -> None:
         """Copy data through memory and leave its zero pages out."""
-        self._runs += 1
-        view = memoryview(self._chunk)
-        for offset in range(segment.start, segment.end, CHUNK_BYTES):
-            length = min(CHUNK_BYTES, segment.end - offset)
-            segment.layer.read_own(offset, view[:length])
-            self._put(offset, length)
+        self._pour(segment, segment.layer.read_own)
 
     def _through(self, segment: Segment) -> None:
         """Copy what all layers together show."""
-        self._runs += 1
-        view = memoryview(self._chunk)
-        for offset in range(segment.start, segment.end, CHUNK_BYTES):
-            length = min(CHUNK_BYTES, segment.end - offset)
-            segment.layer.read_into(offset, view[:length])
-            self._put(offset, length)
+        self._pour(segment, segment.layer.read_into)
 
     def _mix(self, segment: Segment) -> None:
         """Lay changed sectors over what the target holds."""
-        assert isinstance(segment.layer, CowLayer)
+        layer = segment.layer
+        assert isinstance(layer, CowLayer)
+
+        def fill(offset: int, view: memoryview) -> None:
+            transfer.read_into(self._fd, offset, view)
+            layer.overlay_into(offset, view)
+
+        self._pour(segment, fill)
+
+    def _pour(self, segment: Segment, fill: Reader) -> None:
+        """Write what `fill` gives for the segment, chunk by chunk."""
         self._runs += 1
         view = memoryview(self._chunk)
         for offset in range(segment.start, segment.end, CHUNK_BYTES):
             length = min(CHUNK_BYTES, segment.end - offset)
-            transfer.read_into(self._fd, offset, view[:length])
-            segment.layer.overlay_into(offset, view[:length])
+            fill(offset, view[:length])
             self._put(offset, length)
 
     def _put(self, offset: int, length: int) -> None:

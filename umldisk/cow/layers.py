@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import NamedTuple
 
@@ -36,6 +36,10 @@ WINDOW_BYTES = 64 * 1024
 
 _CACHED_PLACES = 4096
 """Lists of buffers that are kept for scattered reads, a few megabytes at most."""
+
+
+Reader = Callable[[int, memoryview], None]
+"""Fills a buffer with the disk's contents from a byte offset on; Layer.read_into is one."""
 
 
 class Kind(Enum):

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from umldisk.cow import bitmap, journal
 from umldisk.cow.header import CowHeader
 from umldisk.cow.journal import HeaderJournal
-from umldisk.cow.layers import WINDOW_BYTES, CowLayer
+from umldisk.cow.layers import WINDOW_BYTES, CowLayer, Reader
 from umldisk.errors import from_os_error
 from umldisk.progress import SILENT, Progress
 from umldisk.system import transfer
@@ -29,8 +29,6 @@ _LOOKUP_BYTES = 64 * 1024 * 1024
 """How much of the disk the bitmap is asked about at once: 16 KiB of it with 512-byte sectors."""
 
 ByteRange = tuple[int, int]
-Reader = Callable[[int, memoryview], None]
-"""Fills a buffer with the disk's contents from a byte offset on; Layer.read_into is one."""
 
 
 def copy_up(
