@@ -61,7 +61,7 @@ def test_quiet_says_nothing(files: Sample, new: Path, capsys: Captured) -> None:
 def test_json_reports_everything(files: Sample, new: Path, capsys: Captured) -> None:
     assert umldisk("merge", "--json", "--verify", "--no-sync", files.cow, new) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["totals"].keys() == {"runs", "copied_bytes", "punched_bytes"}
+    assert report["totals"].keys() == {"runs", "copied_bytes", "punched_bytes", "shared_bytes"}
     assert report["totals"]["punched_bytes"] == 256 * 1024
     expected = {
         "cow": str(files.cow),

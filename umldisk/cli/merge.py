@@ -223,5 +223,6 @@ def _in_place_lines(report: InPlaceReport) -> Iterator[str]:
 
 
 def _plan(totals: Totals, zeros: str) -> str:
+    shared = f", {human_bytes(totals.shared_bytes)} of the COW file shared" if totals.shared_bytes else ""
     copied = f"{human_bytes(totals.copied_bytes)} in {counted(totals.runs, 'run')} copied"
-    return f"{copied}, {human_bytes(totals.punched_bytes)} {zeros}"
+    return f"{copied}{shared}, {human_bytes(totals.punched_bytes)} {zeros}"

@@ -31,8 +31,8 @@ from umldisk.system.transfer import CHUNK_BYTES
 class Manner:
     """How bytes are put into a target.
 
-    `sparse`: zero pages become holes. `fresh`: the target is all holes so far. `share`: data is cloned where the file
-    system can, unread but for a look at its first page.
+    `sparse`: zero pages become holes. `fresh`: the target is all holes so far. `share`: what is laid over existing data
+    is cloned where the file system can, unread but for a look at its first page.
     """
 
     sparse: bool = True
@@ -48,7 +48,8 @@ class Executor:
         self._manner = manner
         self._task = task
         self._chunk = bytearray(CHUNK_BYTES)
-        self._runs = self._copied = self._punched = 0
+        self._sharing = manner.share
+        self._runs = self._copied = self._punched = self._shared = 0
 
     def assemble(self, segments: Iterable[Segment]) -> Totals:
         """Fill the target from segments that cover the whole disk."""
@@ -64,7 +65,7 @@ class Executor:
                 self._copy(segment)
             self._task.add(segment.end - position)
             position = segment.end
-        return Totals(self._runs, self._copied, self._punched)
+        return Totals(self._runs, self._copied, self._punched, self._shared)
 
     def overlay(self, segments: Iterable[Segment]) -> Totals:
         """Lay the segments of one COW layer over what the target holds already."""
@@ -74,7 +75,7 @@ class Executor:
                 self._zero(segment.start, segment.end)
             elif segment.kind is Kind.MIXED:
                 self._mix(segment)
-            elif self._manner.share:
+            elif self._sharing:
                 self._share(segment)
             elif self._manner.sparse:
                 self._looked_through(segment)
@@ -82,7 +83,7 @@ class Executor:
                 self._copy(segment)
             self._task.add(segment.end - position)
             position = segment.end
-        return Totals(self._runs, self._copied, self._punched)
+        return Totals(self._runs, self._copied, self._punched, self._shared)
 
     def _zero(self, start: int, end: int) -> None:
         self._punched += end - start
@@ -101,13 +102,20 @@ class Executor:
 
     def _share(self, segment: Segment) -> None:
         """Clone the data, unless its first page is zero and it may be one of those a guest cleared."""
+        length = segment.end - segment.start
         if self._manner.sparse:
-            first = memoryview(self._chunk)[: min(transfer.PAGE_BYTES, segment.end - segment.start)]
+            first = memoryview(self._chunk)[: min(transfer.PAGE_BYTES, length)]
             segment.layer.read_own(segment.start, first)
             if transfer.is_zero(first):
                 self._looked_through(segment)
                 return
-        self._copy(segment)
+        source_fd = segment.layer.disk.fd
+        if not transfer.reflink_range(source_fd, segment.file_offset, self._fd, segment.start, length):
+            self._sharing = False  # what these two files cannot do here, they cannot elsewhere
+            self._looked_through(segment)
+            return
+        self._runs += 1
+        self._shared += length
 
     def _looked_through(self, segment: Segment) -> None:
         """Copy data through memory and leave its zero pages out."""

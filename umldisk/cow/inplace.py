@@ -220,7 +220,7 @@ class _Merge:
         options = self._options
         try:
             with self._progress.task("merge", self._source.size_bytes) as task:
-                manner = Manner(sparse=options.sparse, fresh=False)
+                manner = Manner(sparse=options.sparse, fresh=False, share=options.sparse)
                 totals = Executor(self._backing, manner, task).overlay(self.segments())
             if options.sync:
                 os.fsync(self._backing.fd)

@@ -19,11 +19,16 @@ SHORT_BYTES = 32 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a plan amounts to: `runs` steps that move data, bytes copied, bytes that become holes."""
+    """What a plan amounts to: `runs` steps that move data, bytes copied, bytes that become holes.
+
+    `shared_bytes` needed no copying, because the file system could let two files share them; a plan cannot know them
+    and counts them as copied.
+    """
 
     runs: int = 0
     copied_bytes: int = 0
     punched_bytes: int = 0
+    shared_bytes: int = 0
 
 
 def coalesce(segments: Iterable[Segment]) -> Iterator[Segment]:

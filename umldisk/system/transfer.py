@@ -21,6 +21,8 @@ PAGE_BYTES = 4096
 """The grain in which zeros are looked for: the block size of the file systems in use, as in `qemu-img convert`."""
 
 _FICLONE = 0x40049409
+_FICLONERANGE = 0x4020940D
+_CLONE_RANGE = struct.Struct("qQQQ")
 _FS_IOC_UNRESVSP64 = 0x4030582B
 _BLKZEROOUT = 0x127F
 _SPACE_RESV = struct.Struct("hhqqiI4i")
@@ -42,6 +44,20 @@ def reflink(source_fd: int, target_fd: int) -> bool:
     """Make the target share all data of the source (FICLONE); return False where the file system cannot."""
     try:
         fcntl.ioctl(target_fd, _FICLONE, source_fd)
+    except OSError as error:
+        if error.errno in _NOT_POSSIBLE:
+            return False
+        raise
+    return True
+
+
+def reflink_range(source_fd: int, source_offset: int, target_fd: int, target_offset: int, length: int) -> bool:
+    """Make a range of the target share the source's data (FICLONERANGE); return False where that cannot be done.
+
+    Both offsets must be whole blocks of the file system, and the length too unless the source ends there.
+    """
+    try:
+        fcntl.ioctl(target_fd, _FICLONERANGE, _CLONE_RANGE.pack(source_fd, source_offset, length, target_offset))
     except OSError as error:
         if error.errno in _NOT_POSSIBLE:
             return False
