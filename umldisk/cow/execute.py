@@ -48,7 +48,6 @@ class Executor:
         self._manner = manner
         self._task = task
         self._chunk = bytearray(CHUNK_BYTES)
-        self._sharing = manner.share
         self._runs = self._copied = self._punched = self._shared = 0
 
     def assemble(self, segments: Iterable[Segment]) -> Totals:
@@ -75,7 +74,7 @@ class Executor:
                 self._zero(segment.start, segment.end)
             elif segment.kind is Kind.MIXED:
                 self._mix(segment)
-            elif self._sharing:
+            elif self._manner.share:
                 self._share(segment)
             elif self._manner.sparse:
                 self._looked_through(segment)
@@ -101,21 +100,26 @@ class Executor:
         transfer.copy(segment.layer.disk.fd, segment.file_offset, self._fd, segment.start, length)
 
     def _share(self, segment: Segment) -> None:
-        """Clone the data, unless its first page is zero and it may be one of those a guest cleared."""
-        length = segment.end - segment.start
+        """Clone the data with its holes, unless its first page is zero: then a guest may have cleared it."""
+        layer, length = segment.layer, segment.end - segment.start
         if self._manner.sparse:
             first = memoryview(self._chunk)[: min(transfer.PAGE_BYTES, length)]
-            segment.layer.read_own(segment.start, first)
+            layer.read_own(segment.start, first)
             if transfer.is_zero(first):
-                self._looked_through(segment)
+                self._clear(segment)
                 return
-        source_fd = segment.layer.disk.fd
-        if not transfer.reflink_range(source_fd, segment.file_offset, self._fd, segment.start, length):
-            self._sharing = False  # what these two files cannot do here, they cannot elsewhere
-            self._looked_through(segment)
+        if not transfer.reflink_range(layer.disk.fd, segment.file_offset, self._fd, segment.start, length):
+            self._looked_through(segment)  # a last block that is no whole one
             return
         self._runs += 1
         self._shared += length
+
+    def _clear(self, segment: Segment) -> None:
+        for part in segment.layer.own_segments(segment.start, segment.end):
+            if part.kind is Kind.ZERO:
+                self._zero(part.start, part.end)
+            else:
+                self._looked_through(part)
 
     def _looked_through(self, segment: Segment) -> None:
         """Copy data through memory and leave its zero pages out."""
@@ -161,3 +165,12 @@ class Executor:
             position = high
         if position < length:
             self._zero(offset + position, offset + length)
+
+
+def can_share(layer: CowLayer, target: DiskFile) -> bool:
+    """Whether the layer's data can be cloned into `target`: found out on the first page that is to go there anyway."""
+    first = next((segment for segment in layer.changed() if segment.kind is Kind.DATA), None)
+    if first is None or first.end - first.start < transfer.PAGE_BYTES:
+        return False
+    page = transfer.PAGE_BYTES
+    return transfer.reflink_range(layer.disk.fd, first.file_offset, target.fd, first.start, page)

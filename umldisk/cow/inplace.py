@@ -29,7 +29,7 @@ from enum import Enum
 from umldisk.cow import header as headers
 from umldisk.cow import journal as journals
 from umldisk.cow import siblings as sibling_files
-from umldisk.cow.execute import Executor, Manner
+from umldisk.cow.execute import Executor, Manner, can_share
 from umldisk.cow.file import Access, CowFile, read_header
 from umldisk.cow.journal import MergeJournal
 from umldisk.cow.layers import CowLayer, RawLayer, Segment
@@ -220,8 +220,10 @@ class _Merge:
         options = self._options
         try:
             with self._progress.task("merge", self._source.size_bytes) as task:
-                manner = Manner(sparse=options.sparse, fresh=False, share=options.sparse)
-                totals = Executor(self._backing, manner, task).overlay(self.segments())
+                share = options.sparse and can_share(self._source.layer, self._backing)
+                manner = Manner(sparse=options.sparse, fresh=False, share=share)
+                segments = coalesce(self._source.layer.changed(split_holes=not share))
+                totals = Executor(self._backing, manner, task).overlay(segments)
             if options.sync:
                 os.fsync(self._backing.fd)
             if options.verify:

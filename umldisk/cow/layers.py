@@ -81,7 +81,7 @@ class Layer(ABC):
     def read_into(self, offset: int, view: memoryview) -> None:
         """Fill `view` with the disk's contents from `offset`; the range must lie inside the disk."""
 
-    def _own_segments(self, start: int, end: int) -> Iterator[Segment]:
+    def own_segments(self, start: int, end: int) -> Iterator[Segment]:
         """Yield what this layer's own file has there, as DATA and ZERO, cut at page boundaries of the disk.
 
         In versions 1 and 2 the data is not page-aligned in the file, so that a page of the disk may lie half in a hole.
@@ -116,7 +116,7 @@ class RawLayer(Layer):
 
     def segments(self, start: int, end: int) -> Iterator[Segment]:
         """Yield the image's data and holes."""
-        return self._own_segments(start, end)
+        return self.own_segments(start, end)
 
     def read_into(self, offset: int, view: memoryview) -> None:
         """Read from the image."""
@@ -205,16 +205,19 @@ class CowLayer(Layer):
 
     # -- the disk -----------------------------------------------------------------------------------------------
 
-    def changed(self, start: int = 0, end: int | None = None) -> Iterator[Segment]:
-        """Yield the segments that this layer itself decides about, in order; the gaps between come from below."""
+    def changed(self, start: int = 0, end: int | None = None, *, split_holes: bool = True) -> Iterator[Segment]:
+        """Yield the segments that this layer itself decides about, in order; the gaps between come from below.
+
+        Without `split_holes` DATA may hold holes, which saves asking for them where a reflink copies them as they are.
+        """
         stop = min(self.size_bytes if end is None else end, self.geometry.mapped_bytes)
         group_bytes = self.geometry.group_bytes
         for stretch in self.stretches(start // group_bytes, -(-stop // group_bytes)):
             low, high = max(stretch.start * group_bytes, start), min(stretch.end * group_bytes, stop)
-            if stretch.mixed:
-                yield Segment(low, high, Kind.MIXED, self)
+            if not stretch.mixed and split_holes:
+                yield from self.own_segments(low, high)
             else:
-                yield from self._own_segments(low, high)
+                yield Segment(low, high, Kind.MIXED if stretch.mixed else Kind.DATA, self)
 
     def segments(self, start: int, end: int) -> Iterator[Segment]:
         """Yield where the bytes come from, through all layers."""

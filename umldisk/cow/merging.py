@@ -152,7 +152,8 @@ def _fill(
         executor = Executor(target, Manner(fresh=False, share=True), task)
         for layer in reversed(stack[:-1]):
             assert isinstance(layer, CowLayer)
-            totals = executor.overlay(coalesce(layer.changed()))
+            aligned = layer.data_offset % transfer.PAGE_BYTES == 0  # else nothing of it can be cloned
+            totals = executor.overlay(coalesce(layer.changed(split_holes=not aligned)))
         return totals, True
     if fresh:
         os.ftruncate(target.fd, top.size_bytes)
