@@ -22,7 +22,7 @@ from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import backing_path_of
 from umldisk.cow.header import CowHeader
 from umldisk.cow.journal import HeaderJournal
-from umldisk.errors import DataError, NoInputError, UmldiskError
+from umldisk.errors import DataError, NoInputError
 from umldisk.system import files
 from umldisk.system.files import DiskFile, Identity
 
@@ -110,7 +110,7 @@ def _mended(disk: DiskFile, raw: bytes) -> bytes:
     try:
         pending = journals.read(disk.path)
         return pending.mend(raw, where=disk.path) if isinstance(pending, HeaderJournal) else raw
-    except UmldiskError:
+    except DataError:
         return raw
 
 

@@ -1,0 +1,83 @@
+"""Room to work in: a directory that vanishes, and file systems made in a file there."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from disks import GIB, MIB, Disk
+from running import BenchError
+from workloads import Workload
+
+_MAKERS = {"btrfs": ("mkfs.btrfs", "--quiet"), "xfs": ("mkfs.xfs", "-q")}
+
+
+@contextlib.contextmanager
+def directory(parent: Path | None) -> Iterator[Path]:
+    """Give an empty directory below `parent` (None: $TMPDIR or its default) and remove it afterwards."""
+    with tempfile.TemporaryDirectory(prefix="umldisk-bench-", dir=parent) as name:
+        yield Path(name).resolve()
+
+
+def needed_bytes(disk: Disk) -> int:
+    """Return how much room a workload takes at most.
+
+    That is the pristine pair, and beside it two new images to be compared or one image and a pair to merge in place.
+    """
+    pair = disk.base_bytes + disk.cow_bytes
+    image = min(disk.size_bytes, pair)
+    return pair + max(2 * image, image + pair) + 64 * MIB
+
+
+def require_room(workloads: list[Workload], path: Path) -> None:
+    """Raise BenchError when the largest of the workloads does not fit below `path`."""
+    needed = max(_volume_bytes(w) if w.file_system else needed_bytes(w.disk()) for w in workloads)
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise BenchError(
+            f"{path} has {free / GIB:.1f} GiB free and {needed / GIB:.1f} GiB are needed; choose another with --dir"
+        )
+
+
+def _volume_bytes(workload: Workload) -> int:
+    return needed_bytes(workload.disk()) * 11 // 10 + GIB
+
+
+def obstacle(workload: Workload) -> str | None:
+    """Say why a workload cannot be run here, or return None."""
+    if workload.file_system is None:
+        return None
+    if os.geteuid() != 0:
+        return "only root can mount its file system"
+    maker = _MAKERS[workload.file_system][0]
+    return None if shutil.which(maker) else f"there is no {maker}"
+
+
+@contextlib.contextmanager
+def place_for(workload: Workload, parent: Path) -> Iterator[Path]:
+    """Give the directory that a workload runs in, on the file system it asks for; it is emptied afterwards."""
+    place = parent / workload.name
+    place.mkdir()
+    if workload.file_system is None:
+        yield place
+        shutil.rmtree(place)
+        return
+    volume = parent / f"{workload.name}.volume"
+    with volume.open("wb") as file:
+        file.truncate(_volume_bytes(workload))
+    _command(*_MAKERS[workload.file_system], str(volume))
+    _command("mount", "-o", "loop", str(volume), str(place))
+    try:
+        yield place
+    finally:
+        _command("umount", str(place))
+        volume.unlink()
+
+
+def _command(*command: str) -> None:
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise BenchError(f"{' '.join(command)} failed: {done.stderr.strip()}")
