@@ -18,13 +18,19 @@ def main() -> int:
     """Run what was asked for; 1 when a result was wrong, 2 when nothing could be measured."""
     options = _parse()
     signal.signal(signal.SIGTERM, _stop)
+    results: list[Results] = []
     try:
         programs = find_programs(options.umldisk)
         with scratch.directory(options.dir) as directory:
             chosen = _possible(select(options.workloads))
             scratch.require_room(chosen, directory)
             about = machine.describe(directory, programs)
-            results = [_run(workload, directory, programs, options) for workload in chosen]
+            # one by one, so that what is done is kept when somebody stops the rest
+            results.extend(_run(workload, directory, programs, options) for workload in chosen)
+    except (KeyboardInterrupt, SystemExit):
+        if not results:
+            raise
+        print("bench: stopped; what follows is of the workloads that were done", file=sys.stderr)
     except (BenchError, ValueError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,8 +74,19 @@ def place_for(workload: Workload, parent: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        _command("umount", str(place))
+        _unmount(place)
         volume.unlink()
+
+
+def _unmount(place: Path) -> None:
+    """Unmount, giving a program that was just killed the time to let go of its files."""
+    for _attempt in range(50):
+        if not os.path.ismount(place):
+            return
+        with contextlib.suppress(BenchError):
+            _command("umount", str(place))
+        time.sleep(0.1)
+    raise BenchError(f"{place} is still in use and stays mounted")
 
 
 def _command(*command: str) -> None:
