@@ -1,13 +1,17 @@
 """Running other programs: found first, isolated, and their last words kept."""
 
 import os
+import signal
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from umldisk.errors import NoInputError, StorageError
-from umldisk.system.process import find_program, run
+from umldisk.system.locks import try_lock
+from umldisk.system.process import DISCARD, find_program, run
 
 
 @pytest.fixture
@@ -77,6 +81,123 @@ def test_a_status_that_is_accepted_is_no_failure(program: Path) -> None:
     assert run([name], accepted=(0, 1)).status == 1
     with pytest.raises(StorageError):
         run([name], accepted=(0, 2))
+
+
+def test_its_stdout_goes_to_a_descriptor_at_the_place_where_that_stands(program: Path, tmp_path: Path) -> None:
+    name = script(program, "echo out; echo err >&2")
+    with (tmp_path / "out").open("wb") as file:
+        file.write(b"before ")
+        file.flush()
+        done = run([name], stdout=file.fileno())
+        file.write(b"after")
+    assert (done.stdout, done.stderr) == (b"", b"err\n")
+    assert (tmp_path / "out").read_bytes() == b"before out\nafter"
+
+
+def test_stdout_can_be_discarded(program: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    done = run([script(program, "echo out; echo err >&2")], stdout=DISCARD)
+    assert (done.stdout, done.stderr) == (b"", b"err\n")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_failure_with_its_stdout_elsewhere_still_has_words(program: Path) -> None:
+    with pytest.raises(StorageError, match="it said nothing"):
+        run([script(program, "echo lost; exit 3")], stdout=DISCARD)
+    with pytest.raises(StorageError, match="status 3: kept"):
+        run([script(program, "echo lost; echo kept >&2; exit 3")], stdout=DISCARD)
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Iterator[int]:
+    """Give a descriptor with an exclusive lock."""
+    with (tmp_path / "lock").open("wb") as file:
+        assert try_lock(file.fileno(), exclusive=True)
+        yield file.fileno()
+
+
+def lock_is_free(tmp_path: Path) -> bool:
+    with (tmp_path / "lock").open("wb") as file:
+        return try_lock(file.fileno(), exclusive=True)
+
+
+def test_a_lock_lives_as_long_as_the_program_that_keeps_it(program: Path, tmp_path: Path) -> None:
+    """The program leaves a child behind, as it would be left behind itself by our being killed."""
+    os.mkfifo(tmp_path / "fifo")
+    with (tmp_path / "lock").open("wb") as file:
+        assert try_lock(file.fileno(), exclusive=True)
+        run([script(program, "sh -c 'read -r word <fifo' >/dev/null 2>&1 &")], cwd=tmp_path, kept_lock=file.fileno())
+    assert not lock_is_free(tmp_path)
+    with (tmp_path / "fifo").open("w") as fifo:
+        fifo.write("end\n")
+    deadline = time.monotonic() + 5
+    while not lock_is_free(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert lock_is_free(tmp_path)
+
+
+class Interrupted(BaseException):
+    """What the test's own signal raises in the middle of `run`."""
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Let SIGUSR1 interrupt this process."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    yield
+    signal.signal(signal.SIGUSR1, before)
+
+
+def is_alive(pid_file: Path) -> bool:
+    status = Path(f"/proc/{pid_file.read_text().strip()}/stat")
+    try:
+        return status.read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_who_interrupts_us_kills_the_program(program: Path, tmp_path: Path) -> None:
+    name = script(program, 'trap "" TERM; echo $$ >pid; kill -USR1 $PPID; while :; do sleep 0.1; done')
+    with pytest.raises(Interrupted):
+        run([name], cwd=tmp_path)
+    assert not is_alive(tmp_path / "pid")
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_group_may_tidy_up_and_ends_with_its_children(program: Path, lock: int, tmp_path: Path) -> None:
+    child = "sh -c 'trap \"\" TERM; echo $$ >child; while :; do sleep 0.1; done' &"
+    wait = "until test -s child; do sleep 0.02; done"
+    name = script(
+        program, f'trap "echo tidy >tidied; exit 0" TERM; {child} {wait}; kill -USR1 $PPID; while :; do sleep 0.1; done'
+    )
+    with pytest.raises(Interrupted):
+        run([name], cwd=tmp_path, kept_lock=lock)
+    assert (tmp_path / "tidied").read_text() == "tidy\n"
+    deadline = time.monotonic() + 5
+    while is_alive(tmp_path / "child") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_alive(tmp_path / "child")
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_a_group_that_does_not_end_is_killed(
+    program: Path, lock: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("umldisk.system.process._TIDY_SECONDS", 0.2)
+    name = script(program, 'trap "" TERM; echo $$ >pid; kill -USR1 $PPID; while :; do sleep 0.1; done')
+    with pytest.raises(Interrupted):
+        run([name], cwd=tmp_path, kept_lock=lock)
+    assert not is_alive(tmp_path / "pid")
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_signals_to_its_own_group_do_not_reach_us(program: Path, lock: int) -> None:
+    name = script(program, "trap '' USR1; kill -USR1 -$$; echo alive")
+    assert run([name], kept_lock=lock).stdout == b"alive\n"
 
 
 def test_a_missing_program_is_named_with_its_package() -> None:

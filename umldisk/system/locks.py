@@ -56,8 +56,26 @@ def lock(fd: int, path: str, *, exclusive: bool) -> None:
             return
     except OSError as error:
         raise from_os_error(error, "lock", path) from error
-    other = holder(fd, exclusive=exclusive)
-    raise BusyError(
+    raise _in_use(path, holder(fd, exclusive=exclusive))
+
+
+def hold_unwritable(fd: int, path: str) -> None:
+    """Lock a file that is open for reading alone, once nobody else has any lock on it.
+
+    The lock is a shared one, because the kernel gives no other on such a descriptor. It keeps writers away; a guest
+    that takes the file as its backing file later is not kept away, but calling this again finds it. Raises BusyError.
+    """
+    lock(fd, path, exclusive=False)
+    try:
+        other = holder(fd, exclusive=True)
+    except OSError as error:
+        raise from_os_error(error, "lock", path) from error
+    if other is not None:
+        raise _in_use(path, other)
+
+
+def _in_use(path: str, other: Holder | None) -> BusyError:
+    return BusyError(
         "the disk is in use",
         where=path,
         pid=other.pid if other else None,

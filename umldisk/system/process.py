@@ -6,8 +6,10 @@ builds as pure data. A failure carries the program's own last words. Nothing her
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +18,11 @@ from umldisk.errors import NoInputError, StorageError, printable
 
 _SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"
 """Where Debian keeps mke2fs and its like, which is not on an ordinary user's PATH."""
+
+DISCARD = subprocess.DEVNULL
+"""For `run`'s stdout: nobody wants to see what the program writes there."""
+
+_TIDY_SECONDS = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +56,53 @@ def run(
     environment: Mapping[str, str] | None = None,
     cwd: str | os.PathLike[str] | None = None,
     accepted: Sequence[int] = (0,),
+    stdout: int | None = None,
+    kept_lock: int | None = None,
 ) -> Completed:
     """Run `argv` to its end and return what it wrote.
 
-    `environment` is added to a copy of ours with the C locale. An exit status that is not in `accepted` raises
-    StorageError with the last line of the program's stderr.
+    `environment` is added to a copy of ours with the C locale. `stdout` is a file descriptor that the program writes
+    to instead of our memory, or DISCARD; what it wrote is then empty in the answer.
+
+    Whatever interrupts us kills the program. One that has children and tidies up behind itself is given a `kept_lock`,
+    a descriptor through which a lock was taken: it runs in a process group of its own, which is asked to end and gets
+    some seconds for it, and when we are killed ourselves, the lock lives as long as the group.
+
+    An exit status that is not in `accepted` raises StorageError with the last line of the program's stderr.
     """
     program = find_program(argv[0], package=package)
-    finished = subprocess.run(
+    with subprocess.Popen(
         [program, *argv[1:]],
-        input=stdin,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE,
         cwd=cwd,
         env={**os.environ, "LC_ALL": "C", **(environment or {})},
-        check=False,
-    )
-    completed = Completed(tuple(argv), finished.returncode, finished.stdout, finished.stderr)
+        process_group=None if kept_lock is None else 0,
+        pass_fds=() if kept_lock is None else (kept_lock,),
+    ) as process:
+        try:
+            out, err = process.communicate(stdin)
+        except BaseException:
+            _end(process, is_group=kept_lock is not None)
+            raise
+    completed = Completed(tuple(argv), process.returncode, out or b"", err)
     if completed.status not in accepted:
         raise StorageError(f"{argv[0]} failed with status {completed.status}: {_last_words(completed)}")
     return completed
+
+
+def _end(process: subprocess.Popen[bytes], *, is_group: bool) -> None:
+    if not is_group:
+        process.kill()
+        return
+    try:
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(_TIDY_SECONDS)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _last_words(completed: Completed) -> str:

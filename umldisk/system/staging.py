@@ -1,4 +1,4 @@
-"""The one place that puts files in place, replaces and removes them.
+"""The one place that puts single files in place, replaces and removes them; whole sets move by `swapping`.
 
 `staged` gives an unnamed file in the target's directory. Its name appears by one link or rename after its contents were
 synced, and the directory is synced after that. Whoever looks sees the old file, or none, or the whole new one. Killing

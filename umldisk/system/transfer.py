@@ -153,7 +153,7 @@ def same(left: bytearray, right: bytearray, length: int) -> bool:
     return left[:length] == right[:length]
 
 
-def nonzero_spans(buffer: bytearray, length: int) -> Iterator[tuple[int, int]]:
+def nonzero_spans(buffer: bytes | bytearray, length: int) -> Iterator[tuple[int, int]]:
     """Yield the stretches `(start, end)` of the first `length` bytes that are not whole pages of zeros.
 
     Pages are counted from the start of the buffer; the last one may be short. Only pages whose first byte is zero are
@@ -174,7 +174,7 @@ def nonzero_spans(buffer: bytearray, length: int) -> Iterator[tuple[int, int]]:
         yield start, length
 
 
-def _zeros_until(buffer: bytearray, low: int, length: int) -> int:
+def _zeros_until(buffer: bytes | bytearray, low: int, length: int) -> int:
     """Return where the pages of zeros that begin at `low` end."""
     while low + PAGE_BYTES <= length and buffer.startswith(_ZERO_PAGE, low):
         low += PAGE_BYTES
