@@ -68,7 +68,7 @@ def test_files_lie_in_the_guests_directory() -> None:
 
 
 def test_the_boot_command() -> None:
-    argv = boot_argv(Guest("blackdance", "/g"), memory="96M", uml_dir="/run/uml")
+    argv = boot_argv(Guest("blackdance", "/g", memory="96M"), uml_dir="/run/uml")
     assert shlex.join(argv) == (
         "setarch -R linux mem=96M umid=blackdance uml_dir=/run/uml con=null con0=fd:0,fd:1 ssl=null"
         " root=/dev/ubda ro initcall_blacklist=raid6_select_algo"

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from umldisk.config.guest import Guest
 from umldisk.config.site import Site, find_site
-from umldisk.errors import DataError, NoInputError, UsageError
+from umldisk.errors import DataError, StorageError, UsageError
 
 
 def _find(cwd: Path, given: str | None = None, *, root: bool = False, home: str = "/home/x", **environ: str) -> str:
@@ -48,24 +49,51 @@ def test_an_empty_argument_is_a_mistake(tmp_path: Path) -> None:
         _find(tmp_path, "")
 
 
-@pytest.mark.parametrize("text", ["", "\n\n", "# only a remark\n  # and another\n"])
-def test_a_file_without_settings_is_fine(text: str, tmp_path: Path) -> None:
-    (tmp_path / "umldisk.toml").write_text(text)
+def test_finding_a_site_reads_nothing(tmp_path: Path) -> None:
+    (tmp_path / "umldisk.toml").write_text("garbage")
     assert _find(tmp_path) == str(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["[guest.x]\n", "x = 1", "garbage", "\n  size = '1G' # big\n"])
-def test_settings_are_not_passed_over(text: str, tmp_path: Path) -> None:
-    (tmp_path / "umldisk.toml").write_text(text)
-    for given in (None, str(tmp_path)):
-        with pytest.raises(DataError, match="reads no configuration"):
-            _find(tmp_path, given)
+def test_the_file_is_read_once_and_when_a_guest_is_asked_for(tmp_path: Path) -> None:
+    site = Site(str(tmp_path))
+    assert site.guest("x") == Guest("x", f"{tmp_path}/guests/x")
+    (tmp_path / "umldisk.toml").write_text("[guest.x]\nmemory = '128M'\n")
+    assert site.guest("x").memory == "128M"
+    (tmp_path / "umldisk.toml").write_text("garbage")
+    assert site.guest("y").memory == "64M"
+    with pytest.raises(DataError, match="an error of syntax"):
+        Site(str(tmp_path)).guest("x")
 
 
-def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "umldisk.toml").mkdir()
-    with pytest.raises(NoInputError):
-        _find(tmp_path, str(tmp_path))
+def test_a_guests_directory_is_below_the_site_with_and_without_a_table(tmp_path: Path) -> None:
+    (tmp_path / "umldisk.toml").write_text("[guest.x]\n")
+    site = Site(str(tmp_path))
+    assert [site.guest(name).directory for name in "xy"] == [f"{tmp_path}/guests/{name}" for name in "xy"]
+    with pytest.raises(UsageError):
+        site.guest("../x")
+
+
+def test_the_guests_are_those_with_a_table_and_those_with_a_directory(tmp_path: Path) -> None:
+    assert Site(str(tmp_path)).guest_names() == ()
+    for name in ("zeta", "alpha", "both", ".building", "no_name"):
+        (tmp_path / "guests" / name).mkdir(parents=True)
+    (tmp_path / "guests" / "file").touch()
+    (tmp_path / "umldisk.toml").write_text("[guest.tabled]\n[guest.both]\n")
+    assert Site(str(tmp_path)).guest_names() == ("tabled", "both", "alpha", "zeta")
+
+
+def test_guests_that_cannot_be_listed_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "guests").symlink_to("guests")
+    with pytest.raises(StorageError, match="cannot list"):
+        Site(str(tmp_path)).guest_names()
+
+
+def test_sites_are_compared_by_their_directory(tmp_path: Path) -> None:
+    site = Site(str(tmp_path))
+    assert site.configuration.guests == {}
+    assert site == Site(str(tmp_path))
+    assert hash(site) == hash(Site(str(tmp_path)))
+    assert repr(site) == f"Site(directory={str(tmp_path)!r})"
 
 
 def test_guests_live_below_the_site() -> None:

@@ -12,6 +12,10 @@ from tests.kit.oracle import sample
 from umldisk import errors
 from umldisk.cli import mkcow, moo
 from umldisk.cli.group import COMMANDS, EXIT_CODES, group
+from umldisk.config.kinds import Tables
+from umldisk.config.load import parse_configuration
+from umldisk.config.schema import KEYS, Unset, documented_keys
+from umldisk.config.show import to_toml
 from umldisk.cow.dialect import Dialect
 from umldisk.cow.findings import CODES
 from umldisk.cow.layout import offset_of
@@ -34,9 +38,19 @@ def sections(name: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
+def command_names() -> Iterator[str]:
+    """Yield the names of all commands, of one with commands of its own those: `config check`."""
+    for name in COMMANDS:
+        found = command(name)
+        yield from (f"{name} {below}" for below in found.commands) if isinstance(found, click.Group) else [name]
+
+
 def command(name: str) -> click.Command:
-    with click.Context(group) as context:
-        found = group.get_command(context, name)
+    found: click.Command | None = group
+    for word in name.split():
+        assert isinstance(found, click.Group)
+        with click.Context(found) as context:
+            found = found.get_command(context, word)
     assert found is not None
     return found
 
@@ -44,6 +58,9 @@ def command(name: str) -> click.Command:
 def context_of(name: str) -> click.Context:
     """Return a command's context below the group's, whose settings it inherits and then keeps."""
     return click.Context(command(name), info_name=name, parent=click.Context(group, **group.context_settings))
+
+
+NAMES = list(command_names())
 
 
 def options_of(subject: click.Command) -> set[str]:
@@ -70,11 +87,11 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_there_is_a_section_for_each_command_and_for_nothing_else() -> None:
-    named = [f"umldisk {name}" for name in COMMANDS]
+    named = [f"umldisk {name}" for name in NAMES]
     assert list(sections("commands.md")) == [COMMON, *named, *OLD_NAMES]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_commands_table_has_its_options_and_no_other(name: str) -> None:
     assert table_options(sections("commands.md")[f"umldisk {name}"]) == options_of(command(name))
 
@@ -87,8 +104,8 @@ def mentions(text: str) -> Iterator[tuple[str, set[str]]]:
     """Yield each command line of umldisk in the text, as (command, options); fenced blocks included."""
     spans = _CODE_SPAN.findall(text) + re.findall(r"^\$ (?:\./scripts/)?(umldisk .+)$", text, flags=re.MULTILINE)
     for span in spans:
-        words = re.match(r"umldisk (?:--site \S+ )?([a-z]+)\b(.*)", span)
-        if words and words[1] in COMMANDS:
+        words = re.match(rf"umldisk (?:--site \S+ )?({'|'.join(NAMES)})\b(.*)", span)
+        if words:
             own = words[2].partition(" | ")[0]
             yield words[1], set(_OPTION.findall(own))
 
@@ -99,29 +116,29 @@ def test_every_command_line_in_the_documentation_exists(page: Path) -> None:
         assert options <= options_of(command(name)) | {"-h", "--help"}, f"umldisk {name}"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_option_named_in_a_section_is_of_that_command(name: str) -> None:
     text = sections("commands.md")[f"umldisk {name}"]
     alone = [span for span in _CODE_SPAN.findall(text) if span.startswith("-")]
     assert {option for span in alone for option in _OPTION.findall(span)} <= options_of(command(name))
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_section_has_synopsis_example_and_exit_codes(name: str) -> None:
     text = sections("commands.md")[f"umldisk {name}"]
     arguments = [
         p.make_metavar(click.Context(command(name))) for p in command(name).params if p.param_type_name == "argument"
     ]
-    assert f"\n    umldisk {name} [OPTIONS] " in text
+    assert re.search(rf"^    umldisk {name} \[OPTIONS\]( |$)", text, re.MULTILINE)
     for argument in arguments:
         assert argument.strip("[]") in text
-    assert f"```console\n$ umldisk {name} " in text
+    assert re.search(rf"```console\n\$ umldisk {name}[ \n]", text)
     codes = re.search(r"^Exit codes: (.+)$", text, flags=re.MULTILINE)
     assert codes is not None
     assert set(map(int, re.findall(r"\b\d+\b", codes[1]))) <= set(EXIT_CODES)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", NAMES)
 def test_help_and_manual_name_the_same_exit_codes(name: str) -> None:
     listed = re.findall(
         r"^ +(\d+)  ", command(name).get_help(context_of(name)).partition("Exit codes:")[2], re.MULTILINE
@@ -181,6 +198,57 @@ def test_every_field_of_every_layout_is_documented_with_its_place() -> None:
         assert [cell for cell in documented[dialect.value] if cell] == [
             str(offset_of(dialect, name)) for name in fields
         ]
+
+
+# -- umldisk.toml -----------------------------------------------------------------------------------------------------
+
+
+def key_rows() -> dict[str, list[str]]:
+    """Map each key in the manual of umldisk.toml to the other cells of its row."""
+    found = [row for row in rows((DOCS / "configuration.md").read_text()) if row[0].startswith("`")]
+    assert len({row[0] for row in found}) == len(found)
+    return {row[0].strip("`"): row[1:] for row in found}
+
+
+def test_every_key_of_the_schema_is_documented_and_no_other() -> None:
+    documented = key_rows()
+    assert set(documented) == set(documented_keys())
+    assert all(len(cells) == 3 and all(cells) for cells in documented.values())
+
+
+def test_the_documented_defaults_are_those_of_the_schema() -> None:
+    documented = key_rows()
+    for key in KEYS:
+        default = documented[".".join(key.path)][1]
+        is_literal = re.match(r"`([^`]+)`(?!.* where )", default)
+        written = None if isinstance(key.default, Unset) else to_toml(key.default)
+        assert (is_literal[1] if is_literal else None) == written, key.path
+
+
+def test_the_documented_choices_are_those_of_the_schema() -> None:
+    documented = key_rows()
+    for name, kind in documented_keys().items():
+        if re.fullmatch(r'("[^"]+", )+"[^"]+" or "[^"]+"|"[^"]+" or "[^"]+"', kind.expected):
+            assert documented[name][0].replace("`", "") == kind.expected
+
+
+def test_required_keys_of_tables_are_documented_as_such() -> None:
+    documented = key_rows()
+    interfaces = documented_keys()["network.interfaces"]
+    assert isinstance(interfaces, Tables)
+    routes = interfaces.fields["routes"].kind
+    assert isinstance(routes, Tables)
+    for prefix, fields in (("", interfaces.fields), ("routes[].", routes.fields)):
+        for name, field in fields.items():
+            row = documented[f"network.interfaces[].{prefix}{name}"]
+            assert (row[1] == "required") == field.required
+
+
+def test_the_examples_of_umldisk_toml_are_without_problems() -> None:
+    examples = re.findall(r"^```toml\n(.+?)^```$", (DOCS / "configuration.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(examples) == 3
+    for example in examples:
+        parse_configuration(example, path="/site/umldisk.toml")
 
 
 # -- links ------------------------------------------------------------------------------------------------------------

@@ -85,7 +85,8 @@ def _named(error: OSError) -> UmldiskError:
 
 
 def _say(program: str, error: UmldiskError) -> int:
-    lines = [f"{program}: error: {error.line()}"]
+    said: tuple[str, ...] = getattr(error, "lines", None) or (error.line(),)  # a ConfigError has many
+    lines = [f"{program}: error: {line}" for line in said]
     if error.hint:
         lines.append(f"hint: {error.hint}")
     _write_stderr(lines)

@@ -32,6 +32,7 @@ COMMANDS = {
     "align": _Lazy("umldisk.cli.align:align", "Repair pages that a guest would read wrongly."),
     "rebase": _Lazy("umldisk.cli.rebase:rebase", "Put a COW file on another backing file."),
     "build": _Lazy("umldisk.cli.build:build", "Make the five disks of a guest."),
+    "config": _Lazy("umldisk.cli.config:config", "Check umldisk.toml, or show what it comes to."),
 }
 
 EXIT_CODES = {

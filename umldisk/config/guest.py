@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from umldisk.config.settings import DEFAULT_MEMORY, EMBEDDED_BASE, Bootstrap, Files
 from umldisk.errors import UsageError
 from umldisk.image.drives import DRIVES, Drive, ubd_argument
-
-DEFAULT_MEMORY = "64M"
 
 # One label of a host name (RFC 1123), which is also at most what UML takes as a umid.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
@@ -17,11 +16,25 @@ _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Guest:
-    """One guest; `directory`, which need not exist, is absolute and holds disks and COW files."""
+    """One guest; `directory`, which need not exist, is absolute and holds disks and COW files.
+
+    `base` is busybox, debian:SUITE, ubuntu:SUITE, the absolute path of an archive, directory or image, or "-" for an
+    archive on stdin. `user` is who owns the disks when root builds them, by default the user named like the guest.
+    """
 
     name: str
     directory: str
     drives: tuple[Drive, ...] = DRIVES
+    base: str = EMBEDDED_BASE
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    files: Files = field(default_factory=Files)
+    memory: str = DEFAULT_MEMORY
+    user: str | None = None
+
+    @property
+    def owner(self) -> str:
+        """The name of the user, and of its group, that the disks belong to when root builds them."""
+        return self.user or self.name
 
     def base_path(self, drive: Drive) -> str:
         """Where the drive's base file lies."""
@@ -32,12 +45,17 @@ class Guest:
         return os.path.join(self.directory, drive.cow_name) if drive.cow_name else None
 
 
+def is_guest_name(name: str) -> bool:
+    """Whether `name` is one label of a host name."""
+    return _NAME.fullmatch(name) is not None
+
+
 def require_guest_name(name: str) -> str:
     """Return `name`, which becomes a host name, a umid and the name of a directory.
 
     Raises UsageError unless it is one label of a host name.
     """
-    if not _NAME.fullmatch(name):
+    if not is_guest_name(name):
         raise UsageError(
             "not a name for a guest",
             where=name or "empty",
@@ -46,7 +64,7 @@ def require_guest_name(name: str) -> str:
     return name
 
 
-def boot_argv(guest: Guest, *, memory: str = DEFAULT_MEMORY, uml_dir: str | None = None) -> tuple[str, ...]:
+def boot_argv(guest: Guest, *, uml_dir: str | None = None) -> tuple[str, ...]:
     """Return the command that boots `guest` with its console on stdin and stdout.
 
     Without address randomisation switched off, UML loses a random part of its memory. The kernel
@@ -57,7 +75,7 @@ def boot_argv(guest: Guest, *, memory: str = DEFAULT_MEMORY, uml_dir: str | None
     return (
         *("setarch", "-R"),
         "linux",
-        f"mem={memory}",
+        f"mem={guest.memory}",
         f"umid={guest.name}",
         *([f"uml_dir={uml_dir}"] if uml_dir else []),
         "con=null",

@@ -3,8 +3,8 @@
     --site DIR, else UMLDISK_SITE, else the directory of the nearest umldisk.toml from the working
     directory upwards, else /var/uml for root and the user data directory for everyone else
 
-A site works without a umldisk.toml. An empty one marks a directory as a site; this version reads no
-settings, and says so instead of passing over some.
+A site works without a umldisk.toml, and so does a guest without a table there. The file is read when a guest is asked
+for, once for a `Site`.
 """
 
 from __future__ import annotations
@@ -12,25 +12,67 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from umldisk.config.guest import Guest, require_guest_name
-from umldisk.errors import DataError, NoInputError, UsageError
+from umldisk.config.guest import Guest, is_guest_name, require_guest_name
+from umldisk.errors import UsageError, from_os_error
+
+if TYPE_CHECKING:
+    from umldisk.config.load import Configuration
 
 CONFIG_NAME = "umldisk.toml"
 SITE_VARIABLE = "UMLDISK_SITE"
+_GUESTS = "guests"
 _ROOT_SITE = "/var/uml"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: cached_property keeps what it read in __dict__
 class Site:
     """A site's directory, absolute; it need not exist."""
 
     directory: str
 
+    @property
+    def config_path(self) -> str:
+        """Where the site's umldisk.toml lies if it has one."""
+        return os.path.join(self.directory, CONFIG_NAME)
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """What the site's umldisk.toml says, read at the first use.
+
+        Raises ConfigError with every problem, NoInputError and StorageError when it cannot be read.
+        """
+        from umldisk.config.load import load_configuration
+
+        return load_configuration(self.config_path)
+
     def guest(self, name: str) -> Guest:
-        """Return the guest called `name`; raises UsageError when that is no name for one."""
-        return Guest(require_guest_name(name), os.path.join(self.directory, "guests", name))
+        """Return the guest called `name`, with the defaults when umldisk.toml has no table for it.
+
+        Raises UsageError when that is no name for one, and what `configuration` raises.
+        """
+        directory = os.path.join(self.directory, _GUESTS, require_guest_name(name))
+        if not os.path.lexists(self.config_path):
+            return Guest(name, directory)
+        return self.configuration.guest(name, directory)
+
+    def guest_names(self) -> tuple[str, ...]:
+        """Return the names of the guests that have a table, in its order, then of those that have only a directory.
+
+        Raises what `configuration` raises, and StorageError when the directory of guests cannot be listed.
+        """
+        directory = os.path.join(self.directory, _GUESTS)
+        try:
+            with os.scandir(directory) as entries:
+                found = sorted(entry.name for entry in entries if entry.is_dir() and is_guest_name(entry.name))
+        except (FileNotFoundError, NotADirectoryError):
+            found = []
+        except OSError as error:
+            raise from_os_error(error, "list", directory) from error
+        return tuple(dict.fromkeys([*self.configuration.guests, *found]))
 
 
 def find_site(
@@ -41,14 +83,10 @@ def find_site(
     is_root: bool,
     home: str | None = None,
 ) -> Site:
-    """Find the site by the rule above; `given` is the argument of --site, `home` a home directory.
-
-    Raises DataError when the site's umldisk.toml holds settings.
-    """
+    """Find the site by the rule above; `given` is the argument of --site, `home` a home directory."""
     directory = (
         _explicit(given, environ, cwd) or _nearest_marked(cwd) or (_ROOT_SITE if is_root else _user_site(environ, home))
     )
-    require_no_settings(os.path.join(directory, CONFIG_NAME))
     return Site(directory)
 
 
@@ -71,23 +109,3 @@ def _user_site(environ: Mapping[str, str], home: str | None) -> str:
     if not os.path.isabs(data):  # the XDG rule: a relative path is to be ignored
         data = os.path.join(home or os.path.expanduser("~"), ".local", "share")
     return os.path.join(data, "umldisk")
-
-
-def require_no_settings(path: str) -> None:
-    """Raise DataError when `path` exists and says anything."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read()
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise NoInputError(f"cannot read: {error.strerror}", where=path) from error
-    lines = (line.strip() for line in text.splitlines())
-    if any(line and not line.startswith(b"#") for line in lines):
-        raise DataError(
-            "this version of umldisk reads no configuration",
-            where=path,
-            expected="nothing but comments",
-            found="settings",
-            hint="empty the file; guests are built with the defaults",
-        )

@@ -32,6 +32,8 @@ takes the byte 0xa0, which is part of some letters in UTF-8, for a blank (lib/ct
 class Content(Enum):
     """What a drive is formatted as."""
 
+    EXT2 = "ext2"
+    EXT3 = "ext3"
     EXT4 = "ext4"
     SWAP = "swap"
 
