@@ -68,7 +68,7 @@ def test_wheel_says_what_it_is(wheel: Path) -> None:
     assert facts["Version"] == umldisk.__version__
     assert facts["License-Expression"] == "Apache-2.0"
     assert facts["Requires-Python"] == ">=3.11"
-    assert sorted(line.partition(">")[0] for line in required) == ["click", "construct", "tqdm"]
+    assert sorted(line.partition(">")[0] for line in required) == ["click", "construct", "tqdm", "zstandard"]
 
 
 @pytest.mark.slow

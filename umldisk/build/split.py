@@ -5,15 +5,18 @@ to the top of that drive (/var/log becomes /log of the var drive; there is no /v
 mount point itself exists twice: as an empty directory on the drive it is mounted on, and as the top
 directory of its own drive, both with the mode that the drive demands or, for the plain 0755, the
 one that the base gave it.
+
+Names of one file stay names of one file on each drive. Where they lie on several drives, which no
+file system can link, every drive gets the file once.
 """
 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from umldisk.build.tree import Entry, FileType, make_tree
+from umldisk.build.tree import FileType, Inode, Tree
 from umldisk.errors import DataError
 from umldisk.image.drives import Drive
 
@@ -28,33 +31,48 @@ def drive_of(path: str, drives: Sequence[Drive]) -> tuple[Drive, str]:
     return drive, path if mount_point == "/" else path[len(mount_point) :] or "/"
 
 
+def guest_path(drive: Drive, place: str) -> str:
+    """Return the path in the guest of what lies at `place` on `drive`."""
+    if drive.mount_point in ("/", None):
+        return place
+    return f"{drive.mount_point}{place}".rstrip("/")
+
+
 def _is_under(path: str, mount_point: str) -> bool:
     return mount_point in ("/", path) or path.startswith(mount_point + "/")
 
 
-def split(tree: Iterable[Entry], drives: Sequence[Drive]) -> dict[Drive, list[Entry]]:
+def split(tree: Tree, drives: Sequence[Drive], *, mtime_ns: int = 0) -> dict[Drive, Tree]:
     """Share `tree` out: every drive with a mount point gets its own tree, with a top directory.
 
-    Mount points that the tree lacks are added. Raises DataError when one is no directory.
+    Mount points that the tree lacks are added, with parents, and get the time `mtime_ns`. Raises DataError when one
+    is no directory.
     """
     mount_points = {drive.mount_point: drive for drive in drives if drive.mount_point}
-    entries = {entry.path: entry for entry in tree}
+    whole = dict(tree)
     for point, drive in mount_points.items():
-        entries[point] = _mount_point(entries.get(point), point, drive)
-    shares: dict[Drive, list[Entry]] = {drive: [] for drive in mount_points.values()}
-    for path, entry in entries.items():
-        drive, place = drive_of(path, drives)
-        shares[drive].append(replace(entry, path=place))
+        _add_mount_point(whole, point, drive, mtime_ns)
+    shares: dict[Drive, Tree] = {drive: {} for drive in mount_points.values()}
+    placed = [(path, inode, *drive_of(path, drives)) for path, inode in whole.items()]
+    for path, inode, drive, place in placed:
+        shares[drive][place] = inode
         if path in mount_points and path != "/":
             outer, outer_place = drive_of(posixpath.dirname(path), drives)
-            name = posixpath.join(outer_place, posixpath.basename(path))
-            shares[outer].append(replace(entry, path=name))
-    return {drive: make_tree(share) for drive, share in shares.items()}
+            shares[outer][posixpath.join(outer_place, posixpath.basename(path))] = replace(inode)
+    return shares
 
 
-def _mount_point(found: Entry | None, path: str, drive: Drive) -> Entry:
-    if found is None:
-        return Entry(path, FileType.DIRECTORY, drive.mount_mode)
+def _add_mount_point(whole: Tree, path: str, drive: Drive, mtime_ns: int) -> None:
+    ancestor = path
+    while ancestor != "/":
+        ancestor = posixpath.dirname(ancestor)
+        _require_directory(whole.setdefault(ancestor, Inode(FileType.DIRECTORY, 0o755, mtime_ns=mtime_ns)), ancestor)
+    found = whole.setdefault(path, Inode(FileType.DIRECTORY, drive.mount_mode, mtime_ns=mtime_ns))
+    _require_directory(found, path)
+    if drive.mount_mode != 0o755:
+        whole[path] = replace(found, mode=drive.mount_mode)
+
+
+def _require_directory(found: Inode, path: str) -> None:
     if found.type is not FileType.DIRECTORY:
         raise DataError("a mount point of the guest is no directory", where=path, found=found.type.name.lower())
-    return replace(found, mode=drive.mount_mode) if drive.mount_mode != 0o755 else found
