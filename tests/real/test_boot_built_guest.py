@@ -10,20 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.as_user import USER_ID, build_as_user
 from tests.kit.guest import Guest
 from tests.kit.peers import needs
 from umldisk.config.guest import boot_argv
 from umldisk.config.site import Site
 from umldisk.errors import BusyError
 from umldisk.image.drives import DRIVES, ROOT, Drive
-from umldisk.ops.provision import BuildReport, build_guest
+from umldisk.ops.provision import BuildOptions, BuildReport, build_guest
 
 pytestmark = needs("linux", "setarch", "mke2fs", "debugfs", "e2fsck", "busybox")
 
 _LARGEST_COW_BYTES = 300_000
 _LARGEST_SET_BYTES = 8 << 20
-_UNUSED_UID = 61_234
-_CHECKOUT = Path(__file__).resolve().parents[2]
 _COWS = [drive for drive in DRIVES if drive.copy_on_write]
 
 
@@ -64,7 +63,7 @@ def used(built: BuildReport) -> dict[str, str]:
 
 def _refusal(built: BuildReport) -> str:
     with pytest.raises(BusyError) as refused:
-        build_guest(Site(built.site), "blackdance", force=True)
+        build_guest(Site(built.site), "blackdance", BuildOptions(force=True))
     return str(refused.value)
 
 
@@ -169,34 +168,15 @@ def _tool(*command: str) -> bytes:
 @needs("root", "setpriv")
 def test_an_ordinary_user_builds_the_same_guest(bare_environment: dict[str, str]) -> None:
     with tempfile.TemporaryDirectory(prefix="umldisk-") as directory:
-        os.chown(directory, _UNUSED_UID, _UNUSED_UID)
+        os.chown(directory, USER_ID, USER_ID)
         site = Site(f"{directory}/site")
-        _build_as_user(site.directory, bare_environment)
+        build_as_user(site.directory, "mirage", bare_environment)
         guest = site.guest("mirage")
-        assert os.stat(guest.base_path(ROOT)).st_uid == _UNUSED_UID
-        with Guest(boot_argv(guest), uid=_UNUSED_UID) as running:
+        assert os.stat(guest.base_path(ROOT)).st_uid == USER_ID
+        with Guest(boot_argv(guest), uid=USER_ID) as running:
             running.wait_ready()
             assert running.run("find / /var /home /tmp -xdev ! -user root") == ""
             modes = running.run("stat -c %a /tmp /var /home /root")
             assert modes.split() == ["1777", "755", "755", "700"]
             running.cad()
             assert running.wait_exit(timeout=30) == 0
-
-
-# All is imported before the rights are given up: the checkout may be readable by root alone.
-_BUILD = """
-import os, sys
-from umldisk.config.site import Site
-from umldisk.ops.provision import build_guest
-uid = int(sys.argv[2])
-os.setgroups([])
-os.setresgid(uid, uid, uid)
-os.setresuid(uid, uid, uid)
-build_guest(Site(sys.argv[1]), "mirage")
-"""
-
-
-def _build_as_user(site: str, environment: dict[str, str]) -> None:
-    argv = [sys.executable, "-c", _BUILD, site, str(_UNUSED_UID)]
-    built = subprocess.run(argv, cwd=_CHECKOUT, env=environment, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr

@@ -9,7 +9,6 @@ describes, `e2fsck` judges.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +19,9 @@ from umldisk.image.reader import Reader
 
 BLOCK_BYTES = 4096
 """The block size of every file system made here; smaller ones would mix the pages of a COW file."""
+
+EARLIEST_SECONDS, LATEST_SECONDS = -(1 << 31), (1 << 34) - (1 << 31) - 1
+"""The times that an inode of 256 bytes can hold, 1901 to 2446; the kernel takes the nearest for any other."""
 
 _SUPERBLOCK_BYTES = 1024
 _LARGEST_LOG_BLOCK_SIZE = 6
@@ -126,17 +128,13 @@ def read_superblock(reader: Reader, *, where: str = "") -> Superblock:
 
     Raises DataError when there is none, or with the offset of the first field that cannot be true.
     """
-    raw = reader.read(layout.EXT_SUPERBLOCK_OFFSET, _SUPERBLOCK_BYTES)
-    if len(raw) < _SUPERBLOCK_BYTES:
-        raise DataError("the ext superblock is cut off", where=where, expected=_SUPERBLOCK_BYTES, found=len(raw))
-    fields = layout.EXT_SUPERBLOCK.parse(raw)
-    _validate(fields, where)
-    features = _features(fields)
+    fields = read_fields(reader, where=where)
+    features = feature_names(fields)
     return Superblock(
         kind=_kind(fields),
         block_bytes=1024 << fields.log_block_size,
-        blocks=_count(fields, "blocks_count"),
-        free_blocks=_count(fields, "free_blocks_count"),
+        blocks=count(fields, "blocks_count"),
+        free_blocks=count(fields, "free_blocks_count"),
         inodes=fields.inodes_count,
         free_inodes=fields.free_inodes_count,
         features=features,
@@ -152,21 +150,35 @@ def read_superblock(reader: Reader, *, where: str = "") -> Superblock:
     )
 
 
+def read_fields(reader: Reader, *, where: str = "") -> Any:
+    """Read the superblock as its plain numbers, for whoever reads the rest of the file system.
+
+    Raises DataError as `read_superblock` does.
+    """
+    raw = reader.read(layout.EXT_SUPERBLOCK_OFFSET, _SUPERBLOCK_BYTES)
+    if len(raw) < _SUPERBLOCK_BYTES:
+        raise DataError("the ext superblock is cut off", where=where, expected=_SUPERBLOCK_BYTES, found=len(raw))
+    fields = layout.EXT_SUPERBLOCK.parse(raw)
+    _validate(fields, where)
+    return fields
+
+
 def _validate(fields: Any, where: str) -> None:
     if fields.magic != layout.EXT_MAGIC:
-        raise _bad_field("magic", where, hex(layout.EXT_MAGIC), hex(fields.magic))
+        raise bad_field("magic", where, hex(layout.EXT_MAGIC), hex(fields.magic))
     if fields.log_block_size > _LARGEST_LOG_BLOCK_SIZE:
-        raise _bad_field("log_block_size", where, "0 (1 KiB) to 6 (64 KiB)", fields.log_block_size)
+        raise bad_field("log_block_size", where, "0 (1 KiB) to 6 (64 KiB)", fields.log_block_size)
     if fields.inodes_count == 0 or fields.free_inodes_count > fields.inodes_count:
-        raise _bad_field("inodes_count", where, "more than the free inodes", fields.inodes_count)
-    blocks = _count(fields, "blocks_count")
-    if blocks <= fields.first_data_block or _count(fields, "free_blocks_count") > blocks:
-        raise _bad_field("blocks_count_low", where, "more than the free blocks", blocks)
+        raise bad_field("inodes_count", where, "more than the free inodes", fields.inodes_count)
+    blocks = count(fields, "blocks_count")
+    if blocks <= fields.first_data_block or count(fields, "free_blocks_count") > blocks:
+        raise bad_field("blocks_count_low", where, "more than the free blocks", blocks)
     if fields.blocks_per_group == 0 or fields.inodes_per_group == 0:
-        raise _bad_field("blocks_per_group", where, "groups with blocks and inodes", 0)
+        raise bad_field("blocks_per_group", where, "groups with blocks and inodes", 0)
 
 
-def _bad_field(field: str, where: str, expected: object, found: object) -> DataError:
+def bad_field(field: str, where: str, expected: object, found: object) -> DataError:
+    """Say which field of a superblock cannot be true, and where it stands."""
     offset = layout.EXT_SUPERBLOCK_OFFSET + _offset_of(field)
     place = f"{where}, byte {offset}".removeprefix(", ")
     return DataError(f"bad {field} in the ext superblock", where=place, expected=expected, found=found)
@@ -181,13 +193,15 @@ def _offset_of(field: str) -> int:
     raise KeyError(field)
 
 
-def _count(fields: Any, name: str) -> int:
+def count(fields: Any, name: str) -> int:
+    """Return a number of a superblock that is kept in two halves."""
     low: int = fields[f"{name}_low"]
     high: int = fields[f"{name}_high"] if fields.feature_incompat & _INCOMPAT_64BIT else 0
     return high << 32 | low
 
 
-def _features(fields: Any) -> tuple[str, ...]:
+def feature_names(fields: Any) -> tuple[str, ...]:
+    """Return the names of all features that the numbers of a superblock declare."""
     named = (
         (fields.feature_compat, _COMPAT, "compat"),
         (fields.feature_incompat, _INCOMPAT, "incompat"),
@@ -224,39 +238,3 @@ def small_blocks(reader: Reader) -> bool:
         return read_superblock(reader).block_bytes < BLOCK_BYTES
     except DataError:
         return False
-
-
-def mke2fs_argv(
-    image: str,
-    *,
-    label: str,
-    uuid: uuid.UUID,
-    tree: str,
-    kind: str = "ext4",
-    reserved_percent: int = 1,
-) -> Sequence[str]:
-    """Return the command that makes a file system of the whole file `image` and fills it with `tree`.
-
-    The image must read as zeros: inode tables and journal are declared zeroed without being
-    written. Otherwise they cost 33 MB of each image, and the kernel zeroes them after the first
-    mount, into the COW file. Needs e2fsprogs 1.46.4 or newer.
-    """
-    options = [
-        "assume_storage_prezeroed=1",
-        "root_owner=0:0",
-        f"hash_seed={uuid}",
-        "nodiscard",
-    ]
-    return [
-        "mke2fs",
-        "-q",
-        "-F",
-        *("-t", kind),
-        *("-b", str(BLOCK_BYTES)),
-        *("-m", str(reserved_percent)),
-        *("-L", label),
-        *("-U", str(uuid)),
-        *("-E", ",".join(options)),
-        *("-d", tree),
-        image,
-    ]

@@ -1,0 +1,216 @@
+"""Making a set of disks: from a base to five checked files and their manifest in one directory.
+
+    base ──entries──▶ pool (contents)        read once, as a stream
+              │
+              ▼
+            tree ◀── guest files, modules, overlay
+              │ split
+              ▼
+           shares ──▶ scratch trees ──mke2fs -d──▶ disks ──debugfs──▶ disks ──e2fsck──▶ digest, manifest
+
+Each step is a function of the one context, `Assembly`, and happens in the order in which they stand here. Everything
+lies below the target directory, in which only the finished files are left. The largest thing in memory is the tree,
+some 600 bytes a file; contents pass through in pieces.
+
+Nothing on the disks depends on the day, the machine or the builder. Their latest time is SOURCE_DATE_EPOCH; without it
+it is the newest in the base (one in the future does not count), and that is also the time of every file that we add.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from umldisk import __version__
+from umldisk.build import manifest
+from umldisk.build.bases.base import Base, Origin
+from umldisk.build.disks import PACKAGE, Workshop, make_ext_disk, make_swap_disk
+from umldisk.build.files.facts import BaseFacts, InitSystem, inspect
+from umldisk.build.files.modules import module_entries
+from umldisk.build.files.overlay import overlay_entries
+from umldisk.build.files.render import guest_entries
+from umldisk.build.fit import require_fit
+from umldisk.build.pool import Pool
+from umldisk.build.scratch import Layout
+from umldisk.build.split import split
+from umldisk.build.tree import Entry, HardLink, Tree, lay_over, limit_times, plant
+from umldisk.config.guest import Guest
+from umldisk.errors import from_os_error
+from umldisk.image.drives import Content, Drive
+from umldisk.progress import SILENT, Progress, Task
+from umldisk.system.digest import sparse_sha256
+from umldisk.system.files import open_disk
+from umldisk.system.process import run
+
+_SCRATCH = "scratch"
+_WORKERS = 2
+"""Disks made at a time: the root disk is most of the work, all others together take no longer."""
+_TASK_BYTES = 1 << 18
+
+
+@dataclass(slots=True)
+class Assembly:
+    """One set of disks in the making; `latest_ns` is SOURCE_DATE_EPOCH, if set, in nanoseconds."""
+
+    guest: Guest
+    directory: str
+    latest_ns: int | None = None
+    progress: Progress = SILENT
+    tree: Tree = field(default_factory=dict)
+    time_ns: int = 0
+
+    @property
+    def scratch(self) -> str:
+        """Where everything lies that is not the result."""
+        return os.path.join(self.directory, _SCRATCH)
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """What was made: what the base was, the digest of every disk by the drive's name, sentences for the builder."""
+
+    origin: Origin
+    digests: Mapping[str, str]
+    remarks: tuple[str, ...] = ()
+
+
+def assemble(assembly: Assembly, base: Base) -> Assembled:
+    """Make every disk of the guest, and the manifest, in the assembly's empty directory; all is synced.
+
+    Raises DataError for a base that cannot be kept or does not fit, NoInputError for programs that are missing,
+    StorageError when there is no room or a program fails.
+    """
+    _make_scratch(assembly.scratch)
+    pool = Pool(os.path.join(assembly.scratch, "pool"))
+    tree_sha256 = _read_base(assembly, base, pool)
+    facts = _add_guest_files(assembly, pool)
+    shares = split(assembly.tree, assembly.guest.drives, mtime_ns=assembly.time_ns)
+    workshop = Workshop.open(assembly.scratch, time_ns=assembly.time_ns)
+    for drive, share in shares.items():
+        require_fit(assembly.guest.name, drive, share, workshop)
+    _lay_out(assembly, shares)
+    digests = _make_disks(assembly, shares, workshop)
+    _write_manifest(assembly, shares, manifest.describe_origin(base.origin, tree_sha256), digests)
+    shutil.rmtree(assembly.scratch, ignore_errors=True)
+    return Assembled(base.origin, digests, _remarks(facts))
+
+
+def _make_scratch(path: str) -> None:
+    try:
+        os.mkdir(path)
+        os.chmod(path, 0o700)
+    except OSError as error:
+        raise from_os_error(error, "create a scratch directory", path) from error
+
+
+def _read_base(assembly: Assembly, base: Base, pool: Pool) -> str:
+    """Fill tree and pool from the base; return the digest of all that it gave."""
+    with assembly.progress.task("reading the base") as task:
+        entries = limit_times(_counted(base.entries(), task), assembly.latest_ns)
+        plant(assembly.tree, pool.take(entries))
+    assembly.time_ns = assembly.latest_ns if assembly.latest_ns is not None else _newest_ns(assembly.tree)
+    return manifest.tree_digest(assembly.tree)
+
+
+def _counted(entries: Iterator[Entry | HardLink], task: Task) -> Iterator[Entry | HardLink]:
+    for entry in entries:
+        if isinstance(entry, Entry):
+            task.add(entry.inode.contents.size_bytes)
+        yield entry
+
+
+def _newest_ns(tree: Tree) -> int:
+    now_ns = time.time_ns()
+    return max((inode.mtime_ns for inode in tree.values() if inode.mtime_ns <= now_ns), default=0)
+
+
+def _add_guest_files(assembly: Assembly, pool: Pool) -> BaseFacts:
+    """Lay over the base what makes it this guest; the user's own files come last and win. Returns what the base is."""
+    guest, files = assembly.guest, assembly.guest.files
+    facts = inspect(assembly.tree)
+    _lay_over(assembly, pool, iter(guest_entries(guest, facts, mtime_ns=assembly.time_ns)))
+    modules = files.modules if files.modules is not None or facts.kmod else ()
+    _lay_over(assembly, pool, module_entries(modules))
+    if files.overlay is not None:
+        _lay_over(assembly, pool, overlay_entries(files.overlay, scratch=assembly.directory))
+    return facts
+
+
+def _remarks(facts: BaseFacts) -> tuple[str, ...]:
+    if facts.init is InitSystem.NONE:
+        return ("the base has no init: the kernel finds nothing to start, unless it is told init=PROGRAM",)
+    if facts.init is InitSystem.OTHER:
+        return ("the base has an init that is not known here: it got no getty and no ready marker",)
+    return ()
+
+
+def _lay_over(assembly: Assembly, pool: Pool, entries: Iterator[Entry | HardLink]) -> None:
+    lay_over(assembly.tree, pool.take(limit_times(entries, assembly.latest_ns)))
+
+
+def _lay_out(assembly: Assembly, shares: Mapping[Drive, Tree]) -> None:
+    layout = Layout(shares.values())
+    with assembly.progress.task("laying out the drives", len(shares)) as task:
+        for drive, share in shares.items():
+            layout.write(_scratch_tree(assembly, drive), share)
+            task.add(1)
+
+
+def _scratch_tree(assembly: Assembly, drive: Drive) -> str:
+    return os.path.join(assembly.scratch, f"{drive.name}.tree")
+
+
+def _make_disks(assembly: Assembly, shares: Mapping[Drive, Tree], workshop: Workshop) -> dict[str, str]:
+    """Make all disks, the largest shares first; return their digests."""
+    drives = sorted(assembly.guest.drives, key=lambda drive: -len(shares.get(drive, ())))
+    with (
+        assembly.progress.task("writing the disks", len(drives) * _TASK_BYTES) as task,
+        ThreadPoolExecutor(_WORKERS) as workers,
+    ):
+        jobs = [workers.submit(_make_disk, assembly, drive, shares.get(drive, {}), workshop) for drive in drives]
+        digests = {}
+        for drive, job in zip(drives, jobs, strict=True):
+            digests[drive.name] = job.result()
+            task.add(_TASK_BYTES)
+    return digests
+
+
+def _make_disk(assembly: Assembly, drive: Drive, share: Tree, workshop: Workshop) -> str:
+    path = os.path.join(assembly.directory, drive.file_name)
+    if drive.content is Content.SWAP:
+        make_swap_disk(path, assembly.guest, drive)
+    else:
+        tree = _scratch_tree(assembly, drive)
+        make_ext_disk(path, assembly.guest, drive, share, workshop=workshop, tree=tree)
+        shutil.rmtree(tree, ignore_errors=True)
+    with open_disk(path, writable=True) as disk:
+        digest = sparse_sha256(disk)
+        disk.sync()
+    return digest
+
+
+def _write_manifest(
+    assembly: Assembly, shares: Mapping[Drive, Tree], base: Mapping[str, Any], digests: Mapping[str, str]
+) -> None:
+    guest = assembly.guest
+    head = {"guest": guest.name, "base": base, "time": assembly.time_ns, "tools": _tool_versions()}
+    drives = [manifest.describe_drive(guest, drive, digests[drive.name]) for drive in guest.drives]
+    files = (row for drive, share in shares.items() for row in manifest.describe_tree(share, drive.name, at=drive))
+    path = os.path.join(assembly.directory, manifest.FILE_NAME)
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.writelines(manifest.render(head, drives, files))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise from_os_error(error, "write the manifest", path) from error
+
+
+def _tool_versions() -> dict[str, str]:
+    said = run(["mke2fs", "-V"], package=PACKAGE).stderr.decode(errors="replace").split()
+    return {"umldisk": __version__, "e2fsprogs": said[1] if len(said) > 1 else "unknown"}
