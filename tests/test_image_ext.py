@@ -1,6 +1,5 @@
 """The ext superblock against dumpe2fs, blkid's rule and a table of damaged ones; mke2fs's argv."""
 
-import itertools
 import struct
 import subprocess
 import uuid
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from tests.kit.peers import needs
 from tests.kit.readers import BytesReader
 from umldisk.errors import DataError
-from umldisk.image.ext import has_magic, mke2fs_argv, read_superblock, small_blocks
+from umldisk.image.ext import has_magic, read_superblock, small_blocks
 from umldisk.image.reader import DiskReader
 from umldisk.system.files import open_disk
 from umldisk.system.process import find_program, run
@@ -196,12 +195,3 @@ def test_any_bytes_parse_or_are_refused(noise: bytes) -> None:
     else:
         assert found.free_blocks <= found.blocks
         assert small_blocks(reader) == (found.block_bytes < 4096)
-
-
-def test_the_command_for_a_file_system() -> None:
-    argv = mke2fs_argv("/d/root_fs", label="root", uuid=_UUID, tree="/d/tree", kind="ext3")
-    assert argv[0] == "mke2fs"
-    assert argv[-3:] == ["-d", "/d/tree", "/d/root_fs"]
-    pairs = dict(itertools.pairwise(argv))
-    assert (pairs["-t"], pairs["-b"], pairs["-L"], pairs["-U"]) == ("ext3", "4096", "root", str(_UUID))
-    assert "assume_storage_prezeroed=1" in pairs["-E"].split(",")

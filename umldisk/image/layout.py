@@ -77,13 +77,18 @@ EXT_SUPERBLOCK = Struct(
     "uuid" / Bytes(16),
     "label" / Bytes(16),
     "last_mounted" / Bytes(64),
-    "unnamed_1" / Padding(64),
+    "unnamed_1" / Padding(54),
+    "desc_size" / Int16ul,
+    "unnamed_2" / Padding(4),
+    "first_meta_bg" / Int32ul,
     "mkfs_time" / Int32ul,
-    "unnamed_2" / Padding(68),
+    "unnamed_3" / Padding(68),
     "blocks_count_high" / Int32ul,
     "reserved_blocks_count_high" / Int32ul,
     "free_blocks_count_high" / Int32ul,
-    "unnamed_3" / Padding(676),
+    "unnamed_4" / Padding(240),
+    "backup_bgs" / Array(2, Int32ul),
+    "unnamed_5" / Padding(428),
 )
 """The superblock, 1024 bytes from byte 1024 of the file system on."""
 
