@@ -114,10 +114,10 @@ def test_without_a_name_all_guests_are_shown(capsys: Captured) -> None:
 def test_the_defaults_are_shown_whatever_the_site_says(bad: Path, capsys: Captured) -> None:
     code, out, _err = run(capsys, "--site", bad, "config", "show", "--defaults")
     assert code == 0
-    assert tomllib.loads(out)["defaults"]["memory"] == "64M"
+    assert tomllib.loads(out)["defaults"]["base"] == "busybox"
     _code, out, _err = run(capsys, "--site", bad, "config", "show", "--defaults", "--json")
     keys = {key["key"]: key for key in json.loads(out)}
-    assert keys["memory"]["default"] == "64M"
+    assert keys["base"]["default"] == "busybox"
     assert keys["user"]["default"] is None
     assert keys["user"]["without"] == "the guest's name"
 

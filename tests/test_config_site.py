@@ -60,7 +60,7 @@ def test_the_file_is_read_once_and_when_a_guest_is_asked_for(tmp_path: Path) -> 
     (tmp_path / "umldisk.toml").write_text("[guest.x]\nmemory = '128M'\n")
     assert site.guest("x").memory == "128M"
     (tmp_path / "umldisk.toml").write_text("garbage")
-    assert site.guest("y").memory == "64M"
+    assert site.guest("y").start_memory == "64M"
     with pytest.raises(DataError, match="an error of syntax"):
         Site(str(tmp_path)).guest("x")
 

@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 
-from umldisk.config.settings import DEFAULT_MEMORY, EMBEDDED_BASE, Bootstrap, Files
+from umldisk.config.settings import DEFAULT_MEMORY, EMBEDDED_BASE, SMALL_MEMORY, Bootstrap, Files
 from umldisk.errors import UsageError
 from umldisk.image.drives import DRIVES, Drive, ubd_argument
 
@@ -28,8 +28,13 @@ class Guest:
     base: str = EMBEDDED_BASE
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     files: Files = field(default_factory=Files)
-    memory: str = DEFAULT_MEMORY
+    memory: str | None = None
     user: str | None = None
+
+    @property
+    def start_memory(self) -> str:
+        """How much memory the guest starts with, in UML's spelling."""
+        return self.memory or (SMALL_MEMORY if self.base == EMBEDDED_BASE else DEFAULT_MEMORY)
 
     @property
     def owner(self) -> str:
@@ -75,7 +80,7 @@ def boot_argv(guest: Guest, *, uml_dir: str | None = None) -> tuple[str, ...]:
     return (
         *("setarch", "-R"),
         "linux",
-        f"mem={guest.memory}",
+        f"mem={guest.start_memory}",
         f"umid={guest.name}",
         *([f"uml_dir={uml_dir}"] if uml_dir else []),
         "con=null",

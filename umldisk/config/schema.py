@@ -15,7 +15,16 @@ from typing import Any, NamedTuple
 
 from umldisk.config import values
 from umldisk.config.kinds import BOOLEAN, FalseOr, Field, Kind, ListOf, Scalar, Tables, choice
-from umldisk.config.settings import DEFAULT_MEMORY, EMBEDDED_BASE, Bootstrap, DeviceNames, Files, Init, Network
+from umldisk.config.settings import (
+    DEFAULT_MEMORY,
+    EMBEDDED_BASE,
+    SMALL_MEMORY,
+    Bootstrap,
+    DeviceNames,
+    Files,
+    Init,
+    Network,
+)
 from umldisk.image.drives import DRIVES, Content, Drive
 
 ANY_NAME = "*"
@@ -72,7 +81,12 @@ _MODULES = FalseOr(
 
 KEYS = (
     Key(("base",), values.BASE, EMBEDDED_BASE, "What the disks are filled from."),
-    Key(("memory",), values.MEMORY, DEFAULT_MEMORY, "How much memory the guest is started with."),
+    Key(
+        ("memory",),
+        values.MEMORY,
+        Unset(f"{SMALL_MEMORY} on the embedded base, else {DEFAULT_MEMORY}"),
+        "How much memory the guest is started with.",
+    ),
     Key(("user",), values.USER, Unset("the guest's name"), "Who owns the disks when root builds them."),
     Key(("overlay",), values.PATH, Unset("nothing"), "A directory that is laid over the base and the rendered files."),
     Key(

@@ -13,7 +13,8 @@ EMBEDDED_BASE = "busybox"
 STDIN_BASE = "-"
 BOOTSTRAPPED = ("debian", "ubuntu")
 """Before a colon and a suite: a base that mmdebstrap makes."""
-DEFAULT_MEMORY = "64M"
+SMALL_MEMORY, DEFAULT_MEMORY = "64M", "128M"
+"""What a guest starts with on the embedded base, and on any other."""
 
 
 def is_bootstrapped(base: str) -> bool:
