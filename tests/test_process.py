@@ -135,6 +135,10 @@ def test_a_lock_lives_as_long_as_the_program_that_keeps_it(program: Path, tmp_pa
     assert lock_is_free(tmp_path)
 
 
+INTERRUPT = "read -r line; kill -USR1 $PPID"
+"""What a script interrupts us with, once we have given it a line: then `run` waits for it."""
+
+
 class Interrupted(BaseException):
     """What the test's own signal raises in the middle of `run`."""
 
@@ -161,9 +165,9 @@ def is_alive(pid_file: Path) -> bool:
 
 @pytest.mark.usefixtures("interruptible")
 def test_who_interrupts_us_kills_the_program(program: Path, tmp_path: Path) -> None:
-    name = script(program, 'trap "" TERM; echo $$ >pid; kill -USR1 $PPID; while :; do sleep 0.1; done')
+    name = script(program, f'trap "" TERM; echo $$ >pid; {INTERRUPT}; while :; do sleep 0.1; done')
     with pytest.raises(Interrupted):
-        run([name], cwd=tmp_path)
+        run([name], stdin=b"go\n", cwd=tmp_path)
     assert not is_alive(tmp_path / "pid")
 
 
@@ -172,10 +176,10 @@ def test_a_group_may_tidy_up_and_ends_with_its_children(program: Path, lock: int
     child = "sh -c 'trap \"\" TERM; echo $$ >child; while :; do sleep 0.1; done' &"
     wait = "until test -s child; do sleep 0.02; done"
     name = script(
-        program, f'trap "echo tidy >tidied; exit 0" TERM; {child} {wait}; kill -USR1 $PPID; while :; do sleep 0.1; done'
+        program, f'trap "echo tidy >tidied; exit 0" TERM; {child} {wait}; {INTERRUPT}; while :; do sleep 0.1; done'
     )
     with pytest.raises(Interrupted):
-        run([name], cwd=tmp_path, kept_lock=lock)
+        run([name], stdin=b"go\n", cwd=tmp_path, kept_lock=lock)
     assert (tmp_path / "tidied").read_text() == "tidy\n"
     deadline = time.monotonic() + 5
     while is_alive(tmp_path / "child") and time.monotonic() < deadline:
@@ -188,9 +192,9 @@ def test_a_group_that_does_not_end_is_killed(
     program: Path, lock: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("umldisk.system.process._TIDY_SECONDS", 0.2)
-    name = script(program, 'trap "" TERM; echo $$ >pid; kill -USR1 $PPID; while :; do sleep 0.1; done')
+    name = script(program, f'trap "" TERM; echo $$ >pid; {INTERRUPT}; while :; do sleep 0.1; done')
     with pytest.raises(Interrupted):
-        run([name], cwd=tmp_path, kept_lock=lock)
+        run([name], stdin=b"go\n", cwd=tmp_path, kept_lock=lock)
     assert not is_alive(tmp_path / "pid")
 
 

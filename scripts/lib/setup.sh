@@ -10,14 +10,22 @@ build_packages=(busybox-static e2fsprogs)
 run_packages=("${build_packages[@]}" user-mode-linux)
 test_packages=(
     "${run_packages[@]}"
+    acl
     btrfs-progs
+    bzip2
     casync
+    debian-archive-keyring
+    libcap2-bin
+    mmdebstrap
     mount
     qemu-utils
     strace
+    uidmap
     uml-utilities
     util-linux
     xfsprogs
+    xz-utils
+    zstd
 )
 readonly exit_unavailable=69  # EX_UNAVAILABLE of sysexits.h
 
