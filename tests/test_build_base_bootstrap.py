@@ -134,8 +134,13 @@ def test_what_could_not_be_a_name_is_refused_before_anything_runs(
 
 def test_ubuntu_has_no_sysvinit(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="Ubuntu has no sysvinit") as caught:
-        BootstrapBase("ubuntu", "noble", Bootstrap(), cache=tmp_path)
+        BootstrapBase("ubuntu", "noble", Bootstrap(init=Init.SYSVINIT), cache=tmp_path)
     assert 'init = "systemd"' in (caught.value.hint or "")
+
+
+def test_ubuntu_gets_systemd_unless_told_otherwise() -> None:
+    argv = bootstrap_argv("ubuntu", "noble", Bootstrap(), architecture="amd64")
+    assert any("systemd-sysv" in word for word in argv)
 
 
 # The base.

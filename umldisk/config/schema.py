@@ -119,7 +119,7 @@ KEYS = (
         Bootstrap().variant,
         "Which packages a bootstrapped base begins with.",
     ),
-    Key(("bootstrap", "init"), _INITS, Bootstrap().init.value, "Which init it gets."),
+    Key(("bootstrap", "init"), _INITS, Unset("sysvinit, for Ubuntu systemd"), "Which init it gets."),
     Key(("bootstrap", "packages"), _list(values.PACKAGE, "names of packages"), [], "Packages besides."),
     Key(("bootstrap", "mirror"), values.MIRROR, Bootstrap().mirror, "Where the packages come from."),
     Key(

@@ -45,10 +45,13 @@ class Init(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """How `debian:SUITE` and `ubuntu:SUITE` are made by mmdebstrap; mirror "" is the distribution's own."""
+    """How `debian:SUITE` and `ubuntu:SUITE` are made by mmdebstrap; mirror "" is the distribution's own.
+
+    `init` None means sysvinit where there is one, which takes less memory.
+    """
 
     variant: str = "essential"
-    init: Init = Init.SYSVINIT
+    init: Init | None = None
     packages: tuple[str, ...] = ()
     mirror: str = ""
     components: tuple[str, ...] = ("main",)

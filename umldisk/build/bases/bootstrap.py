@@ -64,7 +64,10 @@ _HOOKS = (
 
 @dataclass(frozen=True, slots=True)
 class _Distribution:
-    """Where a distribution's packages are; `mirrors` and `security` are of amd64 and i386, `ports` of the rest."""
+    """Where a distribution's packages are: `mirror` and `security` for amd64 and i386, `ports` for the rest.
+
+    The first of `inits` is the one that a guest gets unless it asks for another.
+    """
 
     title: str
     mirror: str
@@ -118,7 +121,7 @@ def bootstrap_argv(distribution: str, suite: str, settings: Bootstrap, *, archit
     """
     require_settings(distribution, suite, settings)
     known = _DISTRIBUTIONS[distribution]
-    packages = dict.fromkeys((*_EVERY_GUEST, *_INIT_PACKAGES[settings.init], *settings.packages))
+    packages = dict.fromkeys((*_EVERY_GUEST, *_INIT_PACKAGES[settings.init or known.inits[0]], *settings.packages))
     return (
         "mmdebstrap",
         f"--variant={settings.variant}",
@@ -145,7 +148,7 @@ def require_settings(distribution: str, suite: str, settings: Bootstrap) -> None
             "not a variant of mmdebstrap", expected=f"one of {', '.join(VARIANTS)}", found=settings.variant
         )
     known = _DISTRIBUTIONS[distribution]
-    if settings.init not in known.inits:
+    if settings.init is not None and settings.init not in known.inits:
         raise UsageError(
             f"{known.title} has no {settings.init.value}",
             where=f"{distribution}:{suite}",
