@@ -1,6 +1,7 @@
 """Set-up of all tests: peers that are needed, Hypothesis, and children outside the coverage run."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +14,11 @@ from tests.kit import peers  # noqa: E402  (after the rewriting of its asserts i
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 if not peers.in_ci():
     settings.load_profile("here")
+
+
+# Who starts the tests in the background makes them ignore SIGINT, and so all their children, which shall not.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
