@@ -8,6 +8,7 @@ In every later round each contender runs once, the first one changing from round
 left to settle, the inputs are read once, and memory for the output is made ready.
 """
 
+import os
 import shutil
 import statistics
 import sys
@@ -71,7 +72,7 @@ def find_programs(umldisk: str) -> dict[str, str]:
     found = {UMLDISK: shutil.which(umldisk), **{name: shutil.which(name) for name in CONTENDERS[1:]}}
     if found[UMLDISK] is None:
         raise BenchError(f"no umldisk at {umldisk}")
-    return {name: path for name, path in found.items() if path is not None}
+    return {name: os.path.abspath(path) for name, path in found.items() if path is not None}
 
 
 class Contest:

@@ -10,6 +10,8 @@ import signal
 import sys
 import time
 
+_TIDY_SECONDS = 5
+
 
 def main(timeout_seconds: float, command: list[str]) -> None:
     """Run, wait, print."""
@@ -21,6 +23,9 @@ def main(timeout_seconds: float, command: list[str]) -> None:
     in_time = waiting.poll(timeout_seconds * 1000)
     seconds = time.perf_counter() - started
     if not in_time:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.killpg(0, signal.SIGTERM)  # its children too; all that was started is in this session
+        waiting.poll(_TIDY_SECONDS * 1000)
         os.kill(pid, signal.SIGKILL)
     _pid, status, usage = os.wait4(pid, 0)
     print(seconds, usage.ru_maxrss, os.waitstatus_to_exitcode(status), int(not in_time))

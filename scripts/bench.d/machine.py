@@ -10,8 +10,8 @@ from disks import GIB
 from workloads import CP, QEMU_IMG, UML_MOO, UMLDISK
 
 
-def describe(directory: Path, programs: dict[str, str]) -> dict[str, str]:
-    """Return the machine, the scratch directory's file system and the versions of everything that ran."""
+def describe(directory: Path) -> dict[str, str]:
+    """Return the machine and the scratch directory's file system."""
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "processor": f"{_processor()}, {os.cpu_count()} cores",
@@ -20,10 +20,25 @@ def describe(directory: Path, programs: dict[str, str]) -> dict[str, str]:
         "system": f"{_distribution()}, Linux {platform.release()}",
         "file system": _file_system(directory),
         "Python": platform.python_version(),
+    }
+
+
+def merge_tools(programs: dict[str, str]) -> dict[str, str]:
+    """Return the versions of everything that merges."""
+    return {
         UMLDISK: _first_line(programs[UMLDISK], "--version"),
         UML_MOO: _package("uml-utilities") if UML_MOO in programs else "-",
         CP: _first_line(CP, "--version"),
         QEMU_IMG: _first_line(QEMU_IMG, "--version") if QEMU_IMG in programs else "-",
+    }
+
+
+def build_tools(umldisk: str) -> dict[str, str]:
+    """Return the versions of everything that builds."""
+    return {
+        UMLDISK: _first_line(umldisk, "--version"),
+        "mke2fs": _package("e2fsprogs"),
+        "tar": _first_line("tar", "--version"),
     }
 
 

@@ -1,5 +1,6 @@
 """Running one command and measuring it."""
 
+import contextlib
 import mmap
 import os
 import shutil
@@ -9,6 +10,8 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from family import Watch
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 
@@ -21,7 +24,8 @@ class BenchError(Exception):
 class Sample:
     """What one run took; `peak_bytes` is the largest resident set of the process or of a child of it.
 
-    With `cut_off` the process was ended before it was done: both numbers are lower bounds.
+    When it was watched, it is what all of them had together, if that is more. With `cut_off` the process was ended
+    before it was done: both numbers are lower bounds.
     """
 
     seconds: float
@@ -29,10 +33,11 @@ class Sample:
     cut_off: bool = False
 
 
-def measure(command: tuple[str, ...], directory: Path, *, timeout_seconds: float) -> Sample:
+def measure(command: tuple[str, ...], directory: Path, *, timeout_seconds: float, watched: bool = False) -> Sample:
     """Run a command in `directory`, from its start to its end; ended when it takes longer than the timeout.
 
-    The first word is an absolute path. Raises BenchError when the command fails.
+    The first word is an absolute path. A run that is watched is slowed down by it, and its time should not count.
+    Raises BenchError when the command fails.
     """
     launcher = subprocess.Popen(
         [sys.executable, "-I", "-S", _LAUNCHER, str(timeout_seconds), *command],
@@ -46,8 +51,10 @@ def measure(command: tuple[str, ...], directory: Path, *, timeout_seconds: float
         errors="replace",
         start_new_session=True,
     )
+    watch = Watch(launcher.pid)
     try:
-        told, complaints = launcher.communicate()
+        with watch if watched else contextlib.nullcontext():
+            told, complaints = launcher.communicate()
     except BaseException:
         os.killpg(launcher.pid, signal.SIGKILL)
         launcher.wait()
@@ -57,7 +64,7 @@ def measure(command: tuple[str, ...], directory: Path, *, timeout_seconds: float
     seconds, peak_kib, status, cut_off = told.split()
     if status != "0" and cut_off == "0":
         raise BenchError(f"{' '.join(command)} failed with {status}: {complaints.strip()}")
-    return Sample(float(seconds), int(peak_kib) * 1024, cut_off == "1")
+    return Sample(float(seconds), max(int(peak_kib) * 1024, watch.peak_bytes), cut_off == "1")
 
 
 def floor_bytes() -> int:

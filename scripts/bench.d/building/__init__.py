@@ -1,0 +1,1 @@
+"""How fast `umldisk build` is: workloads, their archives, the runs and their tables."""
