@@ -61,6 +61,7 @@ def _make(directory: Path, entries: list[Entry | HardLink], drive: Drive = VAR, 
     Layout([share]).write(str(directory / "tree"), share)
     path = str(directory / name)
     disks.make_ext_disk(path, _GUEST, drive, share, workshop=workshop, tree=str(directory / "tree"))
+    disks.check(path, workshop.environment)
     return path
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.peers import needs
-from umldisk.build import assemble, publish
+from umldisk.build import crew, publish
 from umldisk.config.site import Site
 from umldisk.errors import CannotCreateError, DataError, NoInputError, StorageError, UsageError
 from umldisk.image.drives import DRIVES
@@ -135,7 +135,7 @@ def test_an_interrupted_build_leaves_no_disk(error: BaseException, site: Site, m
     def fail(*_args: object) -> None:
         raise error
 
-    monkeypatch.setattr(assemble, "make_swap_disk", fail)
+    monkeypatch.setattr(crew, "make_swap_disk", fail)
     with pytest.raises(type(error)):
         build_guest(site, "blackdance")
     assert _visible(site.guest("blackdance").directory) == []

@@ -48,7 +48,8 @@ def test_there_are_inodes_for_what_is_needed_and_some_to_spare() -> None:
 
 @pytest.mark.parametrize(("time_ns", "seconds"), [(0, "1"), (-5, "1"), (7 * 10**9, "7"), (10**20, str(2**32 - 1))])
 def test_a_superblock_counts_seconds_from_one(time_ns: int, seconds: str) -> None:
-    assert mkfs.environment("/c", time_ns) == {"MKE2FS_CONFIG": "/c", "E2FSPROGS_FAKE_TIME": seconds}
+    times = {"E2FSPROGS_FAKE_TIME": seconds, "E2FSCK_TIME": seconds}
+    assert mkfs.environment("/c", time_ns) == {"MKE2FS_CONFIG": "/c", **times}
 
 
 @needs("mke2fs")

@@ -13,44 +13,40 @@ lies below the target directory, in which only the finished files are left. The 
 some 600 bytes a file; contents pass through in pieces.
 
 Nothing on the disks depends on the day, the machine or the builder. Their latest time is SOURCE_DATE_EPOCH; without it
-it is the newest in the base (one in the future does not count), and that is also the time of every file that we add.
+it is the newest in the base up to 2038, and that is also the time of every file that we add.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 from umldisk import __version__
 from umldisk.build import manifest
 from umldisk.build.bases.base import Base, Origin
-from umldisk.build.disks import PACKAGE, Workshop, make_ext_disk, make_swap_disk
+from umldisk.build.crew import DiskPlan, clear, make_disks, weight_of
+from umldisk.build.disks import PACKAGE, Workshop
 from umldisk.build.files.facts import BaseFacts, InitSystem, inspect
 from umldisk.build.files.modules import module_entries
 from umldisk.build.files.overlay import overlay_entries
 from umldisk.build.files.render import guest_entries
 from umldisk.build.fit import require_fit
+from umldisk.build.limits import require_writable
 from umldisk.build.pool import Pool
 from umldisk.build.scratch import Layout
 from umldisk.build.split import split
 from umldisk.build.tree import Entry, HardLink, Tree, lay_over, limit_times, plant
 from umldisk.config.guest import Guest
 from umldisk.errors import from_os_error
-from umldisk.image.drives import Content, Drive
+from umldisk.image.drives import Drive
 from umldisk.progress import SILENT, Progress, Task
-from umldisk.system.digest import sparse_sha256
-from umldisk.system.files import open_disk
 from umldisk.system.process import run
 
 _SCRATCH = "scratch"
-_WORKERS = 2
-"""Disks made at a time: the root disk is most of the work, all others together take no longer."""
-_TASK_BYTES = 1 << 18
+_LATEST_OWN_NS = (1 << 31) * 1_000_000_000 - 1
+"""A stray later time is kept, but not given to file systems and files of ours: old tools count 31 bits."""
 
 
 @dataclass(slots=True)
@@ -92,11 +88,12 @@ def assemble(assembly: Assembly, base: Base) -> Assembled:
     shares = split(assembly.tree, assembly.guest.drives, mtime_ns=assembly.time_ns)
     workshop = Workshop.open(assembly.scratch, time_ns=assembly.time_ns)
     for drive, share in shares.items():
+        require_writable(drive, share)
         require_fit(assembly.guest.name, drive, share, workshop)
     _lay_out(assembly, shares)
     digests = _make_disks(assembly, shares, workshop)
     _write_manifest(assembly, shares, manifest.describe_origin(base.origin, tree_sha256), digests)
-    shutil.rmtree(assembly.scratch, ignore_errors=True)
+    clear(assembly.scratch)
     return Assembled(base.origin, digests, _remarks(facts))
 
 
@@ -125,8 +122,7 @@ def _counted(entries: Iterator[Entry | HardLink], task: Task) -> Iterator[Entry 
 
 
 def _newest_ns(tree: Tree) -> int:
-    now_ns = time.time_ns()
-    return max((inode.mtime_ns for inode in tree.values() if inode.mtime_ns <= now_ns), default=0)
+    return max((inode.mtime_ns for inode in tree.values() if inode.mtime_ns <= _LATEST_OWN_NS), default=0)
 
 
 def _add_guest_files(assembly: Assembly, pool: Pool) -> BaseFacts:
@@ -155,10 +151,10 @@ def _lay_over(assembly: Assembly, pool: Pool, entries: Iterator[Entry | HardLink
 
 def _lay_out(assembly: Assembly, shares: Mapping[Drive, Tree]) -> None:
     layout = Layout(shares.values())
-    with assembly.progress.task("laying out the drives", len(shares)) as task:
+    with assembly.progress.task("laying out the drives", sum(map(weight_of, shares.values()))) as task:
         for drive, share in shares.items():
             layout.write(_scratch_tree(assembly, drive), share)
-            task.add(1)
+            task.add(weight_of(share))
 
 
 def _scratch_tree(assembly: Assembly, drive: Drive) -> str:
@@ -167,31 +163,12 @@ def _scratch_tree(assembly: Assembly, drive: Drive) -> str:
 
 def _make_disks(assembly: Assembly, shares: Mapping[Drive, Tree], workshop: Workshop) -> dict[str, str]:
     """Make all disks, the largest shares first; return their digests."""
-    drives = sorted(assembly.guest.drives, key=lambda drive: -len(shares.get(drive, ())))
-    with (
-        assembly.progress.task("writing the disks", len(drives) * _TASK_BYTES) as task,
-        ThreadPoolExecutor(_WORKERS) as workers,
-    ):
-        jobs = [workers.submit(_make_disk, assembly, drive, shares.get(drive, {}), workshop) for drive in drives]
-        digests = {}
-        for drive, job in zip(drives, jobs, strict=True):
-            digests[drive.name] = job.result()
-            task.add(_TASK_BYTES)
-    return digests
-
-
-def _make_disk(assembly: Assembly, drive: Drive, share: Tree, workshop: Workshop) -> str:
-    path = os.path.join(assembly.directory, drive.file_name)
-    if drive.content is Content.SWAP:
-        make_swap_disk(path, assembly.guest, drive)
-    else:
-        tree = _scratch_tree(assembly, drive)
-        make_ext_disk(path, assembly.guest, drive, share, workshop=workshop, tree=tree)
-        shutil.rmtree(tree, ignore_errors=True)
-    with open_disk(path, writable=True) as disk:
-        digest = sparse_sha256(disk)
-        disk.sync()
-    return digest
+    plans = [
+        DiskPlan(assembly.guest, drive, shares.get(drive, {}), assembly.directory, _scratch_tree(assembly, drive))
+        for drive in sorted(assembly.guest.drives, key=lambda drive: -len(shares.get(drive, ())))
+    ]
+    with assembly.progress.task("writing the disks", sum(plan.weight for plan in plans)) as task:
+        return make_disks(plans, workshop, task=task)
 
 
 def _write_manifest(

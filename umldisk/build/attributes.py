@@ -3,7 +3,8 @@
 `mke2fs -d` has copied names and contents; owner, mode, times, device numbers and extended attributes are written here,
 for root in the same way as for everyone. Inodes are addressed by number, read back from the disk itself, so that no
 name can break a command, and debugfs, which would search every directory of a path, gets through 500,000 commands a
-second. Only device nodes need their names: debugfs makes them in a first, usually empty script.
+second. Names are needed for two things that scratch trees cannot have, and these go first, in scripts that are mostly
+empty: device nodes, and several names of one device node or symlink, which mke2fs would give an inode each.
 
 How a field is written (fs/ext4/ext4.h):
 
@@ -13,17 +14,18 @@ How a field is written (fs/ext4/ext4.h):
 
 All four times of an inode get the tree's one; see `umldisk.build.tree`.
 
-Left out: an extended attribute with a line feed in its name, and a device node with one, which the script could not
-say; both are refused. ACLs are handed over as the kernel's getxattr gives them, debugfs turns them into ext4's form.
+Left out: a line break in the name of an extended attribute, of a device node, or of a symlink with several names,
+which a script could not say; all are refused. ACLs are handed over as the kernel's getxattr gives them, debugfs turns
+them into ext4's form.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from posixpath import basename, dirname
 
-from umldisk.build.tree import Inode, Tree, in_order, path_bytes
+from umldisk.build.tree import FileType, Inode, Tree, in_order, path_bytes
 from umldisk.errors import DataError, StorageError, from_os_error, printable
 from umldisk.system.process import DISCARD, run
 
@@ -40,6 +42,27 @@ def device_script(share: Tree, numbers: Mapping[str, int]) -> Iterator[bytes]:
             kind = "c" if inode.inode_mode & 0o40000 == 0 else "b"
             yield b"cd <%d>\n" % numbers[dirname(path)]
             yield b"mknod %s %s 0 0\n" % (_quote(basename(path), "a device node"), kind.encode())
+
+
+def link_script(share: Tree, numbers: Mapping[str, int]) -> Iterator[bytes]:
+    """Yield the commands that make several names of a device node or symlink names of one inode.
+
+    Neither mke2fs nor `mknod` makes them so: until here every name has an inode of its own. A name is taken away before
+    it is linked, because `ln` does not make room in a directory; the inode is cleared, because `kill_file` writes down
+    the moment.
+    """
+    names: dict[int, list[str]] = {}
+    for path, inode in in_order(share):
+        if inode.type.is_device or inode.type is FileType.SYMLINK:
+            names.setdefault(id(inode), []).append(path)
+    for first, *others in names.values():
+        for path in others:
+            name = _quote(basename(path), "a device node or symlink with several names")
+            yield b"cd <%d>\nunlink %s\n" % (numbers[dirname(path)], name)
+            yield b"sif <%d> links_count 0\nkill_file <%d>\nclri <%d>\n" % ((numbers[path],) * 3)
+            yield b"ln <%d> %s\n" % (numbers[first], name)
+        if others:
+            yield b"sif <%d> links_count %d\n" % (numbers[first], 1 + len(others))
 
 
 def attribute_script(share: Tree, numbers: Mapping[str, int], values: str) -> Iterator[bytes]:
@@ -90,6 +113,7 @@ def _xattr_commands(number: int, path: str, inode: Inode, values: str) -> Iterat
         file_name = f"{number}.{index}"
         try:
             with open(os.path.join(values, file_name), "xb") as file:
+                os.fchmod(file.fileno(), 0o600)
                 file.write(value)
         except OSError as error:
             raise from_os_error(error, "write scratch files", values) from error
@@ -103,7 +127,7 @@ def _quote(name: str, what: str) -> bytes:
     return b'"' + path_bytes(name).replace(b'"', b'""') + b'"'
 
 
-def run_script(image: str, commands: Iterator[bytes], directory: str, *, environment: Mapping[str, str]) -> None:
+def run_script(image: str, commands: Iterable[bytes], directory: str, *, environment: Mapping[str, str]) -> None:
     """Let debugfs run `commands` on `image` from `directory`; nothing is run when there are none.
 
     debugfs exits 0 even when a command failed; all it says on stderr besides its own name counts as failure. Raises
@@ -112,6 +136,7 @@ def run_script(image: str, commands: Iterator[bytes], directory: str, *, environ
     script = os.path.join(directory, "script")
     try:
         with open(script, "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
             file.writelines(commands)
         if os.path.getsize(script) == 0:
             return

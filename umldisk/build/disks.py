@@ -8,13 +8,13 @@ mount, no loop device, no fakeroot. The same tree gives the same bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from umldisk.build import attributes
 from umldisk.build.tree import Tree
 from umldisk.config.guest import Guest
-from umldisk.errors import from_os_error
+from umldisk.errors import StorageError, from_os_error, printable
 from umldisk.image import mkfs
 from umldisk.image.drives import Drive, drive_uuid
 from umldisk.image.extfs.volume import Volume, inode_numbers
@@ -25,6 +25,8 @@ from umldisk.system.process import run
 
 PACKAGE = "e2fsprogs"
 _DISK_MODE = 0o600
+_PASSES = ("Pass ", "e2fsck ")
+"""How lines of e2fsck begin that are no findings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class Workshop:
         configuration = os.path.join(directory, "mke2fs.conf")
         try:
             with open(configuration, "w") as file:
+                os.fchmod(file.fileno(), 0o600)
                 file.write(mkfs.CONFIGURATION)
         except OSError as error:
             raise from_os_error(error, "write scratch files", configuration) from error
@@ -67,11 +70,20 @@ def make_swap_disk(path: str, guest: Guest, drive: Drive) -> None:
         disk.write_at(0, header)
 
 
-def make_ext_disk(path: str, guest: Guest, drive: Drive, share: Tree, *, workshop: Workshop, tree: str) -> None:
-    """Make the new file `path` an ext file system that holds `share`, checked.
+def make_ext_disk(
+    path: str,
+    guest: Guest,
+    drive: Drive,
+    share: Tree,
+    *,
+    workshop: Workshop,
+    tree: str,
+    when_copied: Callable[[], object] = lambda: None,
+) -> None:
+    """Make the new file `path` an ext file system that holds `share`; `check` is to look at it.
 
-    `tree` is the scratch tree of the same share. Raises StorageError when one of the programs fails or e2fsck finds a
-    fault.
+    `tree` is the scratch tree of the same share, no longer needed once `when_copied` is called. Raises StorageError
+    when one of the programs fails.
     """
     make_sparse(path, drive.size_bytes)
     run(
@@ -86,8 +98,8 @@ def make_ext_disk(path: str, guest: Guest, drive: Drive, share: Tree, *, worksho
         package=PACKAGE,
         environment=workshop.environment,
     )
+    when_copied()
     write_attributes(path, share, workshop.new_directory(f"{drive.name}.values"), environment=workshop.environment)
-    check(path, workshop.environment)
 
 
 def make_sparse(path: str, size_bytes: int) -> None:
@@ -105,10 +117,12 @@ def make_sparse(path: str, size_bytes: int) -> None:
 
 def write_attributes(image: str, share: Tree, directory: str, *, environment: Mapping[str, str]) -> None:
     """Give every inode of the fresh `image` what `share` says, device nodes first; `directory` is scratch."""
-    if any(inode.type.is_device for inode in share.values()):
-        script = attributes.device_script(share, read_inode_numbers(image))
-        attributes.run_script(image, script, directory, environment=environment)
-    script = attributes.attribute_script(share, read_inode_numbers(image), directory)
+    numbers = read_inode_numbers(image)
+    for script_of in (attributes.device_script, attributes.link_script):
+        if commands := list(script_of(share, numbers)):
+            attributes.run_script(image, commands, directory, environment=environment)
+            numbers = read_inode_numbers(image)
+    script = attributes.attribute_script(share, numbers, directory)
     attributes.run_script(image, script, directory, environment=environment)
 
 
@@ -119,5 +133,10 @@ def read_inode_numbers(image: str) -> dict[str, int]:
 
 
 def check(image: str, environment: Mapping[str, str]) -> None:
-    """Let e2fsck look at all of `image` without writing; raises StorageError for any finding."""
-    run(["e2fsck", "-f", "-n", image], package=PACKAGE, environment=environment)
+    """Let e2fsck look at all of `image` without writing; raises StorageError with the first of its findings."""
+    finished = run(["e2fsck", "-f", "-n", image], package=PACKAGE, environment=environment, accepted=range(256))
+    if finished.status:
+        said = finished.stdout.decode(errors="replace").splitlines()
+        findings = [line for line in said if line.strip() and not line.startswith(_PASSES)]
+        words = findings or finished.stderr.decode(errors="replace").splitlines() or [f"status {finished.status}"]
+        raise StorageError(f"e2fsck failed: {printable(words[0].strip())}", where=image)

@@ -166,9 +166,22 @@ def _hold(disk: DiskFile) -> None:
         locks.lock(disk.fd, disk.path, exclusive=True)
 
 
+def require_place(guest: Guest) -> None:
+    """Raise CannotCreateError when the guest's directory could not be made, or, if it is there, not be written."""
+    place = guest.directory
+    while not os.path.lexists(place):
+        place = os.path.dirname(place)
+    with open_directory(place):
+        if not os.access(place, os.W_OK | os.X_OK, effective_ids=True):
+            raise CannotCreateError("the directory cannot be written", where=place)
+
+
 def existing_files(guest: Guest) -> list[str]:
-    """Return the paths of all disks and COW files in the guest's directory, of this layout or a former one."""
-    if not os.path.isdir(guest.directory):
+    """Return the paths of all disks and COW files in the guest's directory, of this layout or a former one.
+
+    Raises CannotCreateError when something else is in the directory's place.
+    """
+    if not os.path.lexists(guest.directory):
         return []
     with open_directory(guest.directory) as directory:
         return [directory.inside(name) for name in directory.names() if former.is_disk(name)]

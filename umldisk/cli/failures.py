@@ -2,6 +2,8 @@
 
 Whatever happens, a user reads one line on stderr that says what, perhaps a second with a hint, and
 a script gets a status that says which kind it was. A traceback is printed only with --debug.
+
+SIGTERM and SIGHUP end a command as Ctrl-C does, with everything tidied up, and then as the signal itself would.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 
 from umldisk.errors import UmldiskError, from_os_error, printable
 
@@ -24,12 +28,27 @@ BROKEN_PIPE_EXIT_CODE = 141
 """Whoever read stdout went away, as a shell reports SIGPIPE."""
 
 
+_ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal came that asks the process to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(number)
+
+
 def guarded(program: str, action: Callable[[], int]) -> int:
     """Run `action` to its exit code, or say on stderr what went wrong and return that failure's code."""
     _open_standard_streams()
+    ended_by = None
     try:
-        code = action()
-        _flush_stdout()
+        with _signals_interrupting():
+            code = action()
+            _flush_stdout()
+    except _Ended as ending:
+        code, ended_by = INTERRUPTED_EXIT_CODE, ending.number
     except KeyboardInterrupt:
         code = INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
@@ -41,7 +60,29 @@ def guarded(program: str, action: Callable[[], int]) -> int:
     except Exception as error:  # noqa: BLE001  (the last resort: even a fault of ours ends in one line)
         code = _say_fault(program, error)
     _give_up_stdout()
+    if ended_by is not None:
+        os.kill(os.getpid(), ended_by)  # its own effect again, which is to end us
     return code
+
+
+@contextlib.contextmanager
+def _signals_interrupting() -> Iterator[None]:
+    """Let signals that end a process raise _Ended; one that is ignored (nohup), or handled by a caller, stays so."""
+    try:
+        known = [number for number in _ENDING_SIGNALS if signal.getsignal(number) is signal.SIG_DFL]
+        for number in known:
+            signal.signal(number, _raise_ended)
+    except ValueError:  # we are not in the main thread, where signals are handled
+        known = []
+    try:
+        yield
+    finally:
+        for number in known:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _raise_ended(number: int, _frame: FrameType | None) -> None:
+    raise _Ended(number)
 
 
 def _open_standard_streams() -> None:

@@ -7,9 +7,11 @@ import re
 from dataclasses import dataclass, field
 
 from umldisk.config.settings import DEFAULT_MEMORY, EMBEDDED_BASE, SMALL_MEMORY, Bootstrap, Files
-from umldisk.errors import UsageError
+from umldisk.errors import DataError, UsageError
 from umldisk.image.drives import DRIVES, Drive, ubd_argument
 
+_COMMAND_LINE_BYTES = 4096 - len(" console=tty0")
+"""What UML takes as arguments (COMMAND_LINE_SIZE in arch/um), less the one that it adds."""
 # One label of a host name (RFC 1123), which is also at most what UML takes as a umid.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 
@@ -76,8 +78,10 @@ def boot_argv(guest: Guest, *, uml_dir: str | None = None) -> tuple[str, ...]:
     spends more than half of its start on measuring RAID 6 code, which is left out; a guest that
     wants btrfs or md RAID 6 must not have that argument. `uml_dir` is where the guest's mconsole
     socket appears, under the guest's name; by default that is ~/.uml.
+
+    Raises DataError when UML could not read the disks' paths out of it, or would find it too long.
     """
-    return (
+    argv = (
         *("setarch", "-R"),
         "linux",
         f"mem={guest.start_memory}",
@@ -91,3 +95,13 @@ def boot_argv(guest: Guest, *, uml_dir: str | None = None) -> tuple[str, ...]:
         "initcall_blacklist=raid6_select_algo",
         *(ubd_argument(drive, guest.directory) for drive in guest.drives),
     )
+    length = len(os.fsencode(" ".join(argv[argv.index("linux") + 1 :])))
+    if length > _COMMAND_LINE_BYTES:
+        raise DataError(
+            "the paths of the disks are too long for UML's command line",
+            where=guest.directory,
+            expected=f"at most {_COMMAND_LINE_BYTES} bytes of arguments",
+            found=length,
+            hint="choose another directory with --site",
+        )
+    return argv

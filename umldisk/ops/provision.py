@@ -23,7 +23,7 @@ from umldisk.config.site import Site
 from umldisk.cow.compare import first_difference
 from umldisk.cow.layers import RawLayer
 from umldisk.errors import CannotCreateError, UsageError
-from umldisk.image.drives import Drive, require_ubd_path
+from umldisk.image.drives import Drive
 from umldisk.progress import SILENT, Progress
 from umldisk.system import accounts
 from umldisk.system.files import open_disk
@@ -116,7 +116,7 @@ def build_guest(
     """
     chosen = options or BuildOptions()
     guest = _with_base(site.guest(name), chosen)
-    require_ubd_path(guest.directory)
+    boot_argv(guest)  # a guest that nothing could boot is refused
     return _rehearse(site, guest, chosen) if chosen.dry_run else _build(site, guest, chosen, progress)
 
 
@@ -129,6 +129,9 @@ def _with_base(guest: Guest, options: BuildOptions) -> Guest:
 
 def _rehearse(site: Site, guest: Guest, options: BuildOptions) -> BuildReport:
     """Check all that can be checked without writing; a base that would have to be bootstrapped is not read."""
+    publish.require_place(guest)
+    if options.create_user:
+        accounts.require_root(guest.owner)
     with publish.held(guest):
         _refuse_existing(guest, options)
     if not is_bootstrapped(guest.base):

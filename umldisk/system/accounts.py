@@ -114,6 +114,12 @@ def useradd_argv(name: str) -> list[str]:
     ]
 
 
+def require_root(name: str) -> None:
+    """Raise UsageError unless we may make the user `name`."""
+    if os.geteuid() != 0:
+        raise UsageError("only root can make a user", where=name, hint="without --create-user the disks are yours")
+
+
 def create_user(name: str, *, is_named: bool = False) -> User:
     """Make a system user `name` with its own group and the group uml, unless it exists, and return it.
 
@@ -121,8 +127,7 @@ def create_user(name: str, *, is_named: bool = False) -> User:
     we are not root, the name is none for a user or belongs to somebody whom a guest must not run as; NoInputError when
     useradd is missing, StorageError when it fails.
     """
-    if os.geteuid() != 0:
-        raise UsageError("only root can make a user", where=name, hint="without --create-user the disks are yours")
+    require_root(name)
     accounts = SystemAccounts()
     user = accounts.user(name)
     if user is not None:

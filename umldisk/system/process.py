@@ -11,7 +11,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from umldisk.errors import NoInputError, StorageError, printable
@@ -22,6 +23,9 @@ _SYSTEM_DIRECTORIES = "/usr/local/sbin:/usr/sbin:/sbin"
 DISCARD = subprocess.DEVNULL
 """For `run`'s stdout: nobody wants to see what the program writes there."""
 
+NOTICE_SECONDS = 0.25
+"""How long to wait at a time. Python looks for signals between its instructions: one that comes between the last of
+them and the system call that waits is seen only after the waiting."""
 _TIDY_SECONDS = 20.0
 
 
@@ -33,6 +37,51 @@ class Completed:
     status: int
     stdout: bytes
     stderr: bytes
+
+
+class Leash:
+    """Ends the programs of worker threads: what interrupts us reaches only the main thread.
+
+    It holds all that is run in threads that took it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._pulled = False
+
+    def take(self) -> None:
+        """Let it hold what this thread runs from now on."""
+        _thread.leash = self
+
+    def pull(self) -> None:
+        """Kill what is running, and whatever is still to be run."""
+        with self._lock:
+            self._pulled = True
+            for process in self._running:
+                process.kill()
+
+    @contextlib.contextmanager
+    def holding(self, process: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Hold `process` until the end of the block."""
+        with self._lock:
+            self._running.add(process)
+            if self._pulled:
+                process.kill()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+
+class _Thread(threading.local):
+    """What a thread took."""
+
+    leash: Leash | None = None
+
+
+_thread = _Thread()
 
 
 def find_program(name: str, *, package: str | None = None) -> str:
@@ -82,7 +131,8 @@ def run(
         pass_fds=() if kept_lock is None else (kept_lock,),
     ) as process:
         try:
-            out, err = process.communicate(stdin)
+            with _thread.leash.holding(process) if _thread.leash else contextlib.nullcontext():
+                out, err = _communicate(process, stdin)
         except BaseException:
             _end(process, is_group=kept_lock is not None)
             raise
@@ -90,6 +140,16 @@ def run(
     if completed.status not in accepted:
         raise StorageError(f"{argv[0]} failed with status {completed.status}: {_last_words(completed)}")
     return completed
+
+
+def _communicate(process: subprocess.Popen[bytes], stdin: bytes) -> tuple[bytes | None, bytes]:
+    """Wait for the end of `process`, a short time and again: see NOTICE_SECONDS."""
+    unsent: bytes | None = stdin
+    while True:
+        try:
+            return process.communicate(unsent, NOTICE_SECONDS)
+        except subprocess.TimeoutExpired:
+            unsent = None
 
 
 def _end(process: subprocess.Popen[bytes], *, is_group: bool) -> None:

@@ -22,22 +22,25 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from umldisk.build.bases.pax import is_kept
 from umldisk.build.bases.base import Origin
 from umldisk.build.bases.compression import CHUNK_BYTES
-from umldisk.build.tree import EMPTY, Entry, FileType, HardLink, Inode, path_text
+from umldisk.build.bases.pax import is_kept
+from umldisk.build.tree import EMPTY, PATH_BYTES, Entry, FileType, HardLink, Inode, path_text
 from umldisk.errors import DataError, NoInputError, StorageError, from_os_error
 from umldisk.system.files import Identity, identify
 from umldisk.system.sparse import data_extents
 
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+_MOST_LEVELS = PATH_BYTES // 2 + 64
+"""How many directories a path can lead through, and what else is open."""
 _NOT_THERE = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 _NOT_SHOWN = (errno.ENODATA, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES)
 
@@ -63,6 +66,7 @@ class DirectoryBase:
         self._scratch = identify(scratch)
         self._known: dict[Identity, str] = {}
         self._levels: list[_Level] = []
+        _allow_descriptors(_MOST_LEVELS)
         try:
             fd = os.open(source, _DIRECTORY_FLAGS)
         except (OSError, ValueError) as error:
@@ -201,6 +205,14 @@ def _inode(
         (os.major(status.st_rdev), os.minor(status.st_rdev)) if kind.is_device else (0, 0),
         xattrs,
     )
+
+
+def _allow_descriptors(count: int) -> None:
+    """Let this process have so many descriptors open, if it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _by_descriptor(fd: int) -> bytes:
