@@ -8,6 +8,7 @@ import pytest
 
 from tests.kit.config import HASH, KEY, guest, one_guest
 from umldisk.config.guest import Guest
+from umldisk.config.load import parse_configuration
 from umldisk.config.problems import ConfigError
 from umldisk.config.schema import KEYS, Unset
 from umldisk.config.settings import Bootstrap, DeviceNames, Files, Init, Interface, Login, Network, Route
@@ -256,3 +257,13 @@ def test_the_sample_site_describes_the_three_servers() -> None:
     overlay = site.guest("mirage").files.overlay
     assert overlay is not None
     assert os.listdir(overlay) == ["etc"]
+
+
+@pytest.mark.parametrize(
+    ("store", "kept"),
+    [("nights", "/zeit/nights"), ("/srv/store", "/srv/store"), ("s3://nights/zeit", "s3://nights/zeit")],
+)
+def test_a_store_is_a_directory_seen_from_the_site_or_a_bucket(store: str, kept: str) -> None:
+    found = parse_configuration(f'[guest.x]\nstore = "{store}"\n', path="/zeit/umldisk.toml")
+    assert found.guest("x", "/zeit/guests/x").store == kept
+    assert found.guest("y", "/zeit/guests/y").store is None

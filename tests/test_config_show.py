@@ -69,6 +69,7 @@ def sites(draw: st.DrawFn) -> str:
         "memory": st.sampled_from(["64M", "1G"]),
         "base": st.sampled_from(["busybox", "debian:sid", "x.tar", "./a b"]),
         "user": st.sampled_from(["web", "mail"]),
+        "store": st.sampled_from(["nights", "/srv/store", "s3://nights/zeit"]),
         "modules": st.sampled_from([True, False, ["loop"]]),
         "console_login": st.booleans(),
         "consoles": st.sampled_from([["tty1"], ["tty0", "ttyS0"]]),

@@ -11,7 +11,7 @@ from umldisk.config.guest import Guest
 from umldisk.config.kinds import Wrong
 from umldisk.config.problems import Complaint, KeyPath, shown
 from umldisk.config.reading import read_small_file
-from umldisk.config.settings import Bootstrap, Files, Interface, Login, Network, Route, is_named_base
+from umldisk.config.settings import Bootstrap, Files, Interface, Login, Network, Route, is_named_base, is_object_store
 from umldisk.config.values import is_key_file, require_public_key
 from umldisk.errors import UmldiskError
 from umldisk.image.drives import Content, Drive
@@ -42,6 +42,7 @@ def assemble(guest: Effective, *, site: str, directory: str, complaints: list[Co
         ),
         memory=guest.value("memory"),
         user=guest.value("user"),
+        store=_store(site, guest.value("store")),
     )
 
 
@@ -56,6 +57,10 @@ def file_complaints(guest: Effective, *, site: str) -> list[Complaint]:
         complaints.append(Complaint(guest.place("overlay"), f"{shown(overlay)}, which is none", "a directory"))
     _ssh_keys(guest, site, complaints)
     return complaints
+
+
+def _store(site: str, store: str | None) -> str | None:
+    return store if store is None or is_object_store(store) else _absolute(site, store)
 
 
 def _absolute(site: str, path: str) -> str:

@@ -22,6 +22,7 @@ class Guest:
 
     `base` is busybox, debian:SUITE, ubuntu:SUITE, the absolute path of an archive, directory or image, or "-" for an
     archive on stdin. `user` is who owns the disks when root builds them, by default the user named like the guest.
+    `store` is where its checkpoints are kept, a directory or s3://bucket/prefix; None is the site's own.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Guest:
     files: Files = field(default_factory=Files)
     memory: str | None = None
     user: str | None = None
+    store: str | None = None
 
     @property
     def start_memory(self) -> str:

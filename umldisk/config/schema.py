@@ -88,6 +88,7 @@ KEYS = (
         "How much memory the guest is started with.",
     ),
     Key(("user",), values.USER, Unset("the guest's name"), "Who owns the disks when root builds them."),
+    Key(("store",), values.STORE, Unset("the site's store/"), "Where checkpoints of the guest's drives are kept."),
     Key(("overlay",), values.PATH, Unset("nothing"), "A directory that is laid over the base and the rendered files."),
     Key(
         ("consoles",),

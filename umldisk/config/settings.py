@@ -28,6 +28,11 @@ def is_named_base(base: str) -> bool:
     return base in (EMBEDDED_BASE, STDIN_BASE) or is_bootstrapped(base)
 
 
+def is_object_store(store: str) -> bool:
+    """Whether checkpoints are kept in a bucket rather than a directory."""
+    return store.startswith("s3://")
+
+
 class DeviceNames(Enum):
     """How fstab names the guest's disks: /dev/ubda, LABEL=root, or /dev/ubd/0 as guests of 2.4 kernels had them."""
 

@@ -76,6 +76,12 @@ def _path(text: str) -> str:
     return text
 
 
+def _store(text: str) -> str:
+    if "://" in text and not re.fullmatch(r"s3://[A-Za-z0-9][A-Za-z0-9.-]+(?:/[!-~]*)?", text):
+        raise Wrong
+    return _path(text)
+
+
 def _mount_point(text: str) -> str:
     steps = text.split("/")[1:]
     plain = text == "/" or (text.startswith("/") and all(step not in ("", ".", "..") for step in steps))
@@ -242,4 +248,5 @@ PASSWORD_HASH = Scalar("a crypt(5) hash, which begins with $6$ or the like", _pa
 PATH = Scalar("a path", _path)
 SIZE = Scalar("a size such as 512M, 2G", _drive_size)
 SSH_KEY = Scalar("a line such as ssh-ed25519 AAAA..., or the path of a file that ends in .pub", _ssh_key, secret=True)
+STORE = Scalar("a directory, or s3://BUCKET/PREFIX", _store)
 USER = Scalar("the name of a user", _plain_text(r"[a-z_][a-z0-9_-]{0,31}"))
