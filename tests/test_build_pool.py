@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from umldisk.build.pool import Pool, Stored
 from umldisk.build.tree import Entry, FileType, HardLink, Inode, Text, directory, file
-from umldisk.errors import StorageError
+from umldisk.errors import DataError, StorageError
 
 _PAGE = 4096
 
@@ -92,6 +92,15 @@ def test_a_stored_file_is_moved_or_linked_into_place(tmp_path: Path) -> None:
     assert os.stat(tmp_path / "one").st_ino == os.stat(tmp_path / "two").st_ino
     assert (tmp_path / "two").read_bytes() == b"data"
     assert os.listdir(tmp_path / "p") == []
+
+
+def test_a_pool_takes_no_more_than_it_may(tmp_path: Path) -> None:
+    pool = Pool(str(tmp_path / "p"), most_bytes=3 * _PAGE)
+    assert pool.store(Text(b"x" * 2 * _PAGE)).pages == 2
+    assert pool.store(Text(bytes(9 * _PAGE))).pages == 0
+    assert pool.store(Text(b"x")).pages == 1
+    with pytest.raises(DataError, match="more than all drives"):
+        pool.store(Text(b"x"))
 
 
 def test_no_umask_locks_the_builder_out(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ from umldisk.build.split import split
 from umldisk.build.tree import Entry, HardLink, Tree, lay_over, limit_times, plant
 from umldisk.config.guest import Guest
 from umldisk.errors import from_os_error
-from umldisk.image.drives import Drive
+from umldisk.image.drives import Content, Drive
 from umldisk.progress import SILENT, Progress, Task
 from umldisk.system.process import run
 
@@ -82,7 +82,7 @@ def assemble(assembly: Assembly, base: Base) -> Assembled:
     StorageError when there is no room or a program fails.
     """
     _make_scratch(assembly.scratch)
-    pool = Pool(os.path.join(assembly.scratch, "pool"))
+    pool = Pool(os.path.join(assembly.scratch, "pool"), most_bytes=_room_bytes(assembly.guest))
     tree_sha256 = _read_base(assembly, base, pool)
     facts = _add_guest_files(assembly, pool)
     shares = split(assembly.tree, assembly.guest.drives, mtime_ns=assembly.time_ns)
@@ -95,6 +95,10 @@ def assemble(assembly: Assembly, base: Base) -> Assembled:
     _write_manifest(assembly, shares, manifest.describe_origin(base.origin, tree_sha256), digests)
     clear(assembly.scratch)
     return Assembled(base.origin, digests, _remarks(facts))
+
+
+def _room_bytes(guest: Guest) -> int:
+    return sum(drive.size_bytes for drive in guest.drives if drive.content is not Content.SWAP)
 
 
 def _make_scratch(path: str) -> None:

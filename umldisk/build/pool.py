@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from umldisk.build.tree import Contents, Entry, FileType, HardLink
-from umldisk.errors import from_os_error
+from umldisk.errors import DataError, from_os_error
 from umldisk.system import sparse, transfer
 from umldisk.system.digest import contents_sha256
 
@@ -41,11 +41,16 @@ class Stored:
 
 
 class Pool:
-    """A directory of contents; `place` moves them out, and removing the directory removes the rest."""
+    """A directory of contents; `place` moves them out, and removing the directory removes the rest.
 
-    def __init__(self, directory: str) -> None:
+    It takes at most `most_bytes`, holes and zeros not counted: what is more could be on no drive, and a small archive
+    can hold very much.
+    """
+
+    def __init__(self, directory: str, *, most_bytes: int | None = None) -> None:
         self._directory = directory
         self._count = 0
+        self._counter = _PageCounter(most_bytes)
         try:
             os.mkdir(directory)
             os.chmod(directory, 0o700)
@@ -61,14 +66,17 @@ class Pool:
                 yield entry
 
     def store(self, contents: Contents) -> Stored:
-        """Write `contents` down, holes and pages of zeros as holes; raises StorageError when there is no room."""
+        """Write `contents` down, holes and pages of zeros as holes.
+
+        Raises StorageError when there is no room, DataError when that is more than the pool takes.
+        """
         path = os.path.join(self._directory, str(self._count))
         self._count += 1
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 os.fchmod(fd, 0o600)
-                pages, digest = _write(fd, contents)
+                pages, digest = _write(fd, contents, self._counter)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -84,9 +92,9 @@ class Pool:
             os.rename(stored.path, name, dst_dir_fd=dir_fd)
 
 
-def _write(fd: int, contents: Contents) -> tuple[int, bytes]:
+def _write(fd: int, contents: Contents, counter: _PageCounter) -> tuple[int, bytes]:
     """Write to an empty file; return how many pages hold something, and the digest of all."""
-    counter = _PageCounter()
+    before = counter.begin()
 
     def written() -> Iterator[tuple[int, bytes]]:
         for offset, data in contents.pieces():
@@ -97,17 +105,29 @@ def _write(fd: int, contents: Contents) -> tuple[int, bytes]:
 
     digest = contents_sha256(written(), contents.size_bytes)
     os.ftruncate(fd, contents.size_bytes)
-    return counter.pages, digest
+    return counter.pages - before, digest
 
 
 class _PageCounter:
-    """Counts the pages that ascending stretches touch, each page once."""
+    """Counts the pages that ascending stretches of one file after the other touch, each page once."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_bytes: int | None) -> None:
         self.pages = 0
+        self._most_bytes = most_bytes
         self._end = 0
+
+    def begin(self) -> int:
+        """Begin the next file; return how many pages all files before it have."""
+        self._end = 0
+        return self.pages
 
     def count(self, start: int, stop: int) -> None:
         first = max(start // transfer.PAGE_BYTES, self._end)
         self._end = max(-(-stop // transfer.PAGE_BYTES), self._end)
         self.pages += max(self._end - first, 0)
+        if self._most_bytes is not None and self.pages * transfer.PAGE_BYTES > self._most_bytes:
+            raise DataError(
+                "the base holds more than all drives together",
+                expected=f"at most {self._most_bytes >> 20} MiB",
+                hint="give a drive another size in umldisk.toml",
+            )
