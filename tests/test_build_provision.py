@@ -174,3 +174,13 @@ def test_a_publication_that_was_cut_off_is_finished_by_the_next_build(site: Site
     again = build_guest(site, "blackdance")
     assert _identities(again) == before
     assert _visible(guest.directory) == _SET
+
+
+def test_an_unfinished_restore_is_finished_first(site: Site) -> None:
+    report = build_guest(site, "blackdance")
+    stage = Path(report.directory, ".restored")
+    stage.mkdir(mode=0o700)
+    (stage / "plan.json").write_text("{}")
+    with pytest.raises(CannotCreateError, match="restore") as refused:
+        build_guest(site, "blackdance", BuildOptions(force=True))
+    assert refused.value.hint == "umldisk restore blackdance"

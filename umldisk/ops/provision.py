@@ -24,6 +24,7 @@ from umldisk.cow.compare import first_difference
 from umldisk.cow.layers import RawLayer
 from umldisk.errors import CannotCreateError, UsageError
 from umldisk.image.drives import Drive
+from umldisk.ops import restore_stages
 from umldisk.progress import SILENT, Progress
 from umldisk.system import accounts
 from umldisk.system.files import open_disk
@@ -144,6 +145,10 @@ def _rehearse(site: Site, guest: Guest, options: BuildOptions) -> BuildReport:
 
 
 def _refuse_existing(guest: Guest, options: BuildOptions) -> None:
+    if os.path.isdir(guest.directory) and restore_stages.is_unfinished(guest.directory):
+        raise CannotCreateError(
+            "a restore of this guest was not finished", where=guest.directory, hint=f"umldisk restore {guest.name}"
+        )
     existing = publish.existing_files(guest)
     if existing and not options.force:
         raise CannotCreateError(

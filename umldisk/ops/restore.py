@@ -1,0 +1,262 @@
+"""Getting a guest back after it was broken into: yesterday's /var, everything else as built, and nothing lost.
+
+    look      the guest's history is whole; bases that stay are what they were; a plan comes out (--dry-run ends here)
+    make      .restoring/: disks from checkpoints, empty COW files, new tmp and swap, the digests of the evidence
+    commit    one rename; from here on the restore will be finished, by this run or by the next one
+    exchange  old files leave for SITE/evidence, new ones come in; see `restore_stages`
+    settle    what the new bases are known to equal is written down, so that the next night reads only what changed
+
+A failure before the commit leaves the guest as it was. A restore that was cut off after it is finished by the next
+`restore` of that guest: when the same thing is asked for, that is all it does, else the new wish follows.
+
+Who may change the store or the site's catalog is trusted; the guest, and the user that it runs as, are not. As root,
+what that user could have put in the way is not followed, and evidence is taken out of its reach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from umldisk.build import publish
+from umldisk.build.ownership import Ownership, plan_ownership
+from umldisk.checkpoint import standing
+from umldisk.checkpoint.assemble import load_index
+from umldisk.checkpoint.basestate import BackingIdentity, BaseState
+from umldisk.checkpoint.catalog import Catalog
+from umldisk.checkpoint.chain import Chained, verify_chain
+from umldisk.checkpoint.checkpoint import Checkpoint
+from umldisk.checkpoint.store import Store, base_key, index_key
+from umldisk.config.guest import Guest, boot_argv
+from umldisk.config.site import Site
+from umldisk.errors import DataError, NoInputError
+from umldisk.ops import evidence, restore_plan, restore_stages
+from umldisk.ops.naming import utc_now
+from umldisk.ops.restore_bases import check_bases, known_indexes
+from umldisk.ops.restore_make import Making, make_all
+from umldisk.ops.restore_plan import RestorePlan, Way, Wish
+from umldisk.ops.restore_report import Outcome, RestoreReport, report
+from umldisk.ops.storage import catalog_path, store_of
+from umldisk.progress import SILENT, Progress
+from umldisk.system.swapping import explained, open_directory
+
+Clock = Callable[[], datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """How a restore is done; the store is waited for as long as `lock_wait_seconds`."""
+
+    dry_run: bool = False
+    lock_wait_seconds: float = 0
+
+
+_EVERYTHING, _DEFAULTS = Wish(), RestoreOptions()
+
+
+def restore_guest(
+    site: Site,
+    name: str,
+    wish: Wish = _EVERYTHING,
+    *,
+    store: Store | None = None,
+    options: RestoreOptions = _DEFAULTS,
+    clock: Clock = utc_now,
+    progress: Progress = SILENT,
+) -> RestoreReport:
+    """Bring the guest called `name` back from `store`, by default the guest's, else the site's own.
+
+    Raises UsageError for drives or a guest that cannot be, NoInputError when guest, checkpoint or chunk is missing,
+    DataError when a base was changed or a chunk is damaged, HistoryError when the recorded history is not whole,
+    BusyError while the guest runs or somebody builds or restores it, CannotCreateError and StorageError when the disks
+    cannot be written. In all these cases the guest is as it was.
+    """
+    guest = site.guest(name)
+    boot_argv(guest)  # a guest that nothing could boot is refused
+    if not os.path.isdir(guest.directory):
+        raise NoInputError("there is no such guest", where=guest.directory)
+    kept_in = store or store_of(site, guest)
+    with _catalog(site, writable=not options.dry_run) as catalog:
+        restoration = _Restoration(site, guest, wish, kept_in, catalog, clock, progress)
+        if options.dry_run:
+            with publish.held(guest):
+                return restoration.rehearse()
+        ownership = plan_ownership(guest, is_root=os.geteuid() == 0)
+        with kept_in.writing(guest.name, wait_seconds=options.lock_wait_seconds), publish.claimed(guest, ownership):
+            _refuse_unfinished_build(guest)
+            with publish.held(guest) as holding:
+                return restoration.carry_out(ownership, holding)
+
+
+@contextlib.contextmanager
+def _catalog(site: Site, *, writable: bool) -> Iterator[Catalog | None]:
+    """Open the site's catalog; None where there is none and none is to be made."""
+    path = catalog_path(site)
+    if not writable and not os.path.lexists(path):
+        yield None
+        return
+    with Catalog.open(path, writable=writable) as catalog:
+        yield catalog
+
+
+def is_unfinished(guest: Guest) -> bool:
+    """Whether a restore was cut off after its commit, so that no build may touch the guest before it is finished."""
+    return os.path.isdir(guest.directory) and restore_stages.is_unfinished(guest.directory)
+
+
+def _refuse_unfinished_build(guest: Guest) -> None:
+    if publish.is_unfinished(guest):
+        hint = f"finish it first: umldisk build {guest.name}"
+        raise DataError(
+            "a build of the guest was cut off while it put disks in place", where=guest.directory, hint=hint
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Restoration:
+    """One restore with all that it needs; its methods are the steps."""
+
+    site: Site
+    guest: Guest
+    wish: Wish
+    store: Store
+    catalog: Catalog | None
+    clock: Clock
+    progress: Progress
+
+    def rehearse(self) -> RestoreReport:
+        """Look and plan, and report what would be done."""
+        if restore_stages.is_unfinished(self.guest.directory):
+            plan, made = restore_stages.read(self.guest.directory)
+            return report(self.site, self.guest, plan, Outcome.parse(made), resumed=True, dry_run=True)
+        look = self._look()
+        return report(self.site, self.guest, look.plan, Outcome(), dry_run=True)
+
+    def carry_out(self, ownership: Ownership, holding: publish.Held) -> RestoreReport:
+        """Finish what was cut off, and restore unless that was it."""
+        if restore_stages.is_unfinished(self.guest.directory):
+            plan, made = restore_stages.read(self.guest.directory)
+            self._finish(plan)
+            if plan.wish == self.wish:
+                return report(self.site, self.guest, plan, Outcome.parse(made), resumed=True)
+        look = self._look()
+        with self._prepared(look, ownership) as outcome:
+            holding.check()
+            restore_stages.commit(self.guest.directory, outcome.build())
+        self._finish(look.plan)
+        return report(self.site, self.guest, look.plan, outcome)
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def _look(self) -> _Look:
+        """Read what there is, decide, and refuse what cannot end well; nothing is changed."""
+        guest = self.guest
+        history = verify_chain(self.store, self.catalog, guest.name)
+        checkpoints = _checkpoints(history)
+        chosen = restore_plan.ways(guest, checkpoints, self.wish)
+        staying = [drive for drive, (way, _checkpoint) in chosen.items() if way is Way.EMPTY_COW]
+        bases = check_bases(guest, staying, checkpoints, store=self.store, catalog=self.catalog, progress=self.progress)
+        with open_directory(guest.directory) as directory:
+            present = directory.names()
+        time = self.clock().astimezone(UTC)
+        plan = restore_plan.plan_restore(
+            guest,
+            chosen,
+            wish=self.wish,
+            bases=bases,
+            present=present,
+            time=time,
+            evidence=restore_plan.evidence_name(guest.name, time, evidence.taken_names(self.site.directory)),
+            known=known_indexes(guest, self.catalog, bases),
+        )
+        evidence.require_keepable(guest.directory, plan.leaving)
+        evidence.require_one_file_system(guest.directory, self.site.directory)
+        return _Look(plan, history, {drive.name: one for drive, (_way, one) in chosen.items() if one})
+
+    # -- making -------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _prepared(self, look: _Look, ownership: Ownership) -> Iterator[Outcome]:
+        """Make everything new and read the evidence; without a commit all of it is removed."""
+        directory = self.guest.directory
+        indexes = {drive: load_index(self.store, checkpoint) for drive, checkpoint in look.checkpoints.items()}
+        stage = restore_stages.begin(directory, look.plan)
+        try:
+            made = make_all(Making(self.guest, look.plan, stage, self.store, indexes, ownership, self.progress))
+            kept = evidence.examine(directory, look.plan.leaving, progress=self.progress)
+            sums = evidence.write_texts(
+                os.path.join(stage, restore_stages.EVIDENCE),
+                kept,
+                facts=self._facts(look.plan),
+                records=look.history,
+            )
+            yield Outcome(made, tuple(kept), sums)
+        finally:
+            restore_stages.abandon(directory)
+
+    def _facts(self, plan: RestorePlan) -> dict[str, object]:
+        """Return what evidence.json says besides its files."""
+        staying = [drive for drive in plan.drives if drive.way is Way.EMPTY_COW]
+        return {
+            "guest": plan.guest,
+            "directory": self.guest.directory,
+            "time": plan.time.isoformat(),
+            "backing": [
+                {"drive": drive.drive, "file": drive.base, "digest": drive.digest, "as": drive.reference}
+                for drive in staying
+            ],
+            "restored": plan.lines()[1:],
+        }
+
+    # -- finishing ----------------------------------------------------------------------------------------------------
+
+    def _finish(self, plan: RestorePlan) -> None:
+        """Put a committed state in place, and write down what is known of it; can be done again from anywhere."""
+        directory = self.guest.directory
+        restore_stages.exchange(directory, self.site.directory, plan)
+        for drive in plan.drives:
+            if drive.way is Way.CHECKPOINT and drive.checkpoint is not None:
+                self._set_base(drive.drive, drive.checkpoint, str(drive.index_sha256))
+        for name, index_sha256 in plan.known.items():
+            self._set_state(name, index_sha256)
+        restore_stages.settle(directory)
+
+    def _set_base(self, name: str, number: int, index_sha256: str) -> None:
+        """Let the index of a checkpoint be the one that the drive's base equals."""
+        if self.catalog is not None:
+            self.catalog.forget_base_state(self.guest.name, name)
+        with contextlib.suppress(NoInputError):  # reclaimed before a second run: nothing is known then
+            self.store.put(base_key(self.guest.name, name), self.store.get(index_key(self.guest.name, number)))
+            self._set_state(name, index_sha256)
+
+    def _set_state(self, name: str, index_sha256: str) -> None:
+        paths = [self.guest.base_path(drive) for drive in self.guest.drives if drive.name == name]
+        for path in paths:
+            with explained("look at", path):
+                identity = BackingIdentity.of(os.stat(path))
+            if identity is not None and self.catalog is not None:
+                self.catalog.set_base_state(BaseState(self.guest.name, name, index_sha256, identity))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What looking gave; `checkpoints` are by drive."""
+
+    plan: RestorePlan
+    history: Chained
+    checkpoints: Mapping[str, Checkpoint]
+
+
+def _checkpoints(history: Chained) -> list[Checkpoint]:
+    """Return the checkpoints of a guest as its history leaves them, oldest first."""
+    found: dict[int, Checkpoint] = {}
+    for record, _digest in history:
+        if record.taken is not None:
+            found[record.number] = standing.begun(record)
+        for number in record.subjects:
+            if number in found:
+                found[number] = standing.after(found[number], record)
+    return list(found.values())

@@ -1,0 +1,319 @@
+"""Taking a checkpoint: the drives as they are now go into the store, and at will the COW file into its backing file.
+
+    1  lock       COW and backing files of all drives, so that they are recorded as they were at one time
+    2  sync       the files, which UML never does: what is recorded is then on the disk, too
+    3  look       how the backing file looks; from here on no write to it goes unnoticed
+    4  read       what `recording` plans; chunks into the store, made durable
+    5  look       again: a file that looks different now was written while it was read, and nothing is recorded
+    6  index      into the store, under the number of the record to come
+    7  record     into the store and the catalog: the checkpoint exists
+    8  base       the index of the backing file into the store, and in the catalog how that file looks
+    9  merge      the COW file into the backing file, under the locks that are held since 1; then 8 for what it is now
+
+Invariants. Each step needs only those before it, so that whoever dies leaves at worst chunks and an index that nobody
+names. A `BaseState` is true whenever it is there: it is written after the index that it names, about a look that came
+before the reading (or after a merge that nobody else could disturb), and whatever happens to the file later, a merge
+that is interrupted or finished by hand included, makes it look different. It then only costs a whole reading.
+
+A drive whose COW file does not exist yet is its backing file; so is one that never has a COW file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+
+from umldisk.checkpoint import history
+from umldisk.checkpoint.basestate import BackingIdentity, BaseState
+from umldisk.checkpoint.catalog import CATALOG_NAME, Catalog
+from umldisk.checkpoint.checkpoint import Checkpoint
+from umldisk.checkpoint.differing import SECTOR_BYTES, differing
+from umldisk.checkpoint.index import Index, parse, spliced
+from umldisk.checkpoint.intake import Intake, take_in
+from umldisk.checkpoint.quiesce import Quiesce, stopped
+from umldisk.checkpoint.record import Consistency, Kind, Taken
+from umldisk.checkpoint.recording import Basis, Reading, Why, decide, length_of, plan_changes, plan_whole, settled
+from umldisk.checkpoint.store import Store, base_key, index_key
+from umldisk.config.guest import Guest
+from umldisk.config.site import Site
+from umldisk.cow.inplace import SiblingPolicy
+from umldisk.cow.layers import RawLayer
+from umldisk.errors import BusyError, DataError, NoInputError, UsageError
+from umldisk.image.drives import Drive
+from umldisk.ops.naming import DEFAULT_DRIVES, utc_now
+from umldisk.ops.storage import store_of
+from umldisk.ops.take_drive import OpenDrive, open_drive
+from umldisk.progress import SILENT, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOptions:
+    """How a checkpoint is taken.
+
+    `merge` folds each COW file into its backing file afterwards and leaves an empty one; `siblings` says what then
+    happens to other COW files on that backing. `lock_wait_seconds` is how long another writer of the store is waited
+    for. `dry_run` says what would be read, and writes nothing.
+    """
+
+    merge: bool = False
+    siblings: SiblingPolicy = SiblingPolicy.REFUSE
+    reason: str = ""
+    tags: tuple[str, ...] = ()
+    lock_wait_seconds: float = 0
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TakenDrive:
+    """One drive of a report; `number` is the checkpoint's, None when nothing was recorded.
+
+    `read_whole` says that all data was read, `why` what was known of the backing file. `changed_bytes` counts what
+    differs from the `parent` checkpoint, `stored_bytes` what the store grew by.
+    """
+
+    drive: str
+    number: int | None
+    parent: int | None
+    size_bytes: int
+    index_sha256: str | None
+    changed_bytes: int | None
+    stored_bytes: int
+    read_bytes: int
+    read_whole: bool
+    why: Why
+    merged: bool
+    duration_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TakeReport:
+    """What was taken, into which store."""
+
+    guest: str
+    store: str
+    consistency: Consistency
+    drives: tuple[TakenDrive, ...]
+    dry_run: bool
+
+
+def take_checkpoint(
+    site: Site,
+    guest_name: str,
+    drives: Sequence[str] = (),
+    options: TakeOptions | None = None,
+    *,
+    store: Store | None = None,
+    quiesce: Quiesce = stopped,
+    progress: Progress = SILENT,
+    clock: Callable[[], datetime] = utc_now,
+) -> TakeReport:
+    """Record the state of a guest's drives (by default var), each as a checkpoint of its own.
+
+    When it returns, all of it is durable. When the second drive fails, the first stays recorded.
+
+    Raises UsageError for a guest or drive that there is not, BusyError while the guest runs, somebody writes to its
+    disks, or another writer has the store, NoInputError and DataError when disks are missing or do not fit together,
+    HistoryError when store and catalog contradict each other, StorageError when reading or writing fails.
+    """
+    chosen = options or TakeOptions()
+    guest = site.guest(guest_name)
+    wanted = _wanted(guest, drives)
+    kept_in = store or store_of(site, guest)
+    with ExitStack() as resources:
+        consistency = resources.enter_context(quiesce(guest, wanted))
+        disks = _open_all(guest, wanted, chosen, consistency, resources)
+        if chosen.dry_run:
+            taken = [_rehearse(site, kept_in, guest, disk) for disk in disks]
+        else:
+            resources.enter_context(kept_in.writing(guest.name, wait_seconds=chosen.lock_wait_seconds))
+            path = os.path.join(site.directory, CATALOG_NAME)
+            catalog = resources.enter_context(Catalog.open(path, writable=True))
+            taking = _Taking(guest.name, kept_in, catalog, chosen, consistency, progress, clock)
+            taken = [taking.take(disk) for disk in disks]
+        return TakeReport(guest.name, kept_in.location, consistency, tuple(taken), chosen.dry_run)
+
+
+def _wanted(guest: Guest, names: Sequence[str]) -> list[Drive]:
+    known = {drive.name: drive for drive in guest.drives}
+    chosen = tuple(dict.fromkeys(names)) or DEFAULT_DRIVES
+    for name in chosen:
+        if name not in known:
+            raise UsageError(f"{guest.name} has no such drive", where=name, expected=", ".join(known))
+    return [known[name] for name in chosen]
+
+
+def _open_all(
+    guest: Guest, drives: Iterable[Drive], options: TakeOptions, consistency: Consistency, resources: ExitStack
+) -> list[OpenDrive]:
+    """Open all drives; a merge that will be refused is refused here, before anything is recorded."""
+    is_off = consistency is Consistency.OFF
+    if options.merge and not is_off:
+        raise UsageError("the COW file of a running guest cannot be merged", where=guest.name)
+    to_merge = options.merge and not options.dry_run
+    disks = [open_drive(guest, drive, resources, lock=is_off, to_merge=to_merge) for drive in drives]
+    for disk in disks:
+        if options.merge and disk.cow is not None:
+            disk.merge(options.siblings, dry_run=True)
+    return disks
+
+
+# -- taking -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Taking:
+    """One take, with the store held for writing."""
+
+    guest: str
+    store: Store
+    catalog: Catalog
+    options: TakeOptions
+    consistency: Consistency
+    progress: Progress
+    clock: Callable[[], datetime]
+
+    def take(self, disk: OpenDrive) -> TakenDrive:
+        """Record one drive, merge it if that is wanted, and remember what its backing file equals then."""
+        started = time.monotonic()
+        for file in disk.files:
+            file.sync()
+        looks = disk.looks()
+        look = settled(disk.bottom.disk)
+        basis, intake = self._read(disk)
+        if disk.looks() != looks:
+            raise BusyError(
+                "the disk was written to while it was read",
+                where=disk.view.disk.path,
+                hint="nothing was recorded; find out who writes without a lock, then run the command again",
+            )
+        number, taken = self._record(disk, basis, intake, started)
+        if taken.merged:
+            disk.merge(self.options.siblings, progress=self.progress)
+            self._remember(disk, intake.index, settled(disk.bottom.disk))
+        elif intake.below is not None:
+            self._remember(disk, intake.below, look)
+        return _described(taken, number, basis.why, time.monotonic() - started)
+
+    def _read(self, disk: OpenDrive) -> tuple[Basis, Intake]:
+        name = disk.drive.name
+        state = self.catalog.base_state(self.guest, name)
+        basis = decide(self.store, state, guest=self.guest, drive=name, disk=disk.bottom)
+        with_below = basis.index is None and isinstance(disk.bottom, RawLayer) and not self._merges(disk)
+        plan = _plan(disk, basis, with_below=with_below)
+        with self.progress.task(f"record {name}", disk.view.size_bytes) as task:
+            return basis, take_in(disk.view, plan, self.store, base=basis.index, task=task, with_below=with_below)
+
+    def _merges(self, disk: OpenDrive) -> bool:
+        return self.options.merge and disk.cow is not None
+
+    def _record(self, disk: OpenDrive, basis: Basis, intake: Intake, started: float) -> tuple[int, Taken]:
+        """Put index and record into the store: then the checkpoint exists. Return its number, too."""
+        number = history.next_number(self.store, self.catalog, self.guest)
+        parent = self._parent(disk.drive, number)
+        built = intake.index.build()
+        self.store.put(index_key(self.guest, number), built)
+        below_sha256 = None if intake.below is None else intake.below.digest()
+        taken = Taken(
+            drive=disk.drive.name,
+            size_bytes=disk.view.size_bytes,
+            index_sha256=hashlib.sha256(built).hexdigest(),
+            parent=parent.number if parent else None,
+            base_index_sha256=basis.index_sha256 or below_sha256,
+            changed_bytes=self._changed_bytes(parent, basis, intake.index),
+            stored_bytes=intake.stored_bytes,
+            read_bytes=intake.read_bytes,
+            read_whole=basis.index is None,
+            consistency=self.consistency,
+            merged=self._merges(disk),
+            duration_seconds=round(time.monotonic() - started, 3),
+            reason=self.options.reason,
+            tags=self.options.tags,
+        )
+        host = os.uname().nodename
+        history.append(self.store, self.catalog, self.guest, Kind.CHECKPOINT, clock=self.clock, host=host, taken=taken)
+        return number, taken
+
+    def _parent(self, drive: Drive, number: int) -> Checkpoint | None:
+        """Return the last checkpoint of the drive that is not deleted; it is seldom far back."""
+        for earlier in range(number - 1, 0, -1):
+            with contextlib.suppress(NoInputError):
+                found = self.catalog.checkpoint(self.guest, earlier)
+                if found.drive == drive.name and found.deleted_at is None:
+                    return found
+        return None
+
+    def _changed_bytes(self, parent: Checkpoint | None, basis: Basis, index: Index) -> int:
+        """Return in how many bytes the index differs from the parent's, or if that is none of its size, from zeros."""
+        before = spliced(None, index.size_bytes, ())
+        if parent is not None and parent.taken.index_sha256 == basis.index_sha256 and basis.index is not None:
+            before = basis.index
+        elif parent is not None:
+            key = index_key(self.guest, parent.number)
+            with contextlib.suppress(NoInputError, DataError):  # verifying is what finds and names that
+                found = parse(self.store.get(key), where=key)
+                before = found if found.size_bytes == index.size_bytes else before
+        ends = ((run.start * SECTOR_BYTES, run.end * SECTOR_BYTES) for run in differing(before, index))
+        return sum(max(0, min(end, index.size_bytes) - start) for start, end in ends)
+
+    def _remember(self, disk: OpenDrive, index: Index, look: BackingIdentity | None) -> None:
+        """Note that the backing file equals `index` as long as it looks like this."""
+        if look is not None:
+            name = disk.drive.name
+            self.store.put(base_key(self.guest, name), index.build())
+            self.catalog.set_base_state(BaseState(self.guest, name, index.digest(), look))
+
+
+def _plan(disk: OpenDrive, basis: Basis, *, with_below: bool) -> Iterable[Reading]:
+    if basis.index is None:
+        return plan_whole(disk.view, with_below=with_below)
+    return () if disk.cow is None else plan_changes(disk.cow.layer)
+
+
+def _described(taken: Taken, number: int | None, why: Why, seconds: float) -> TakenDrive:
+    return TakenDrive(
+        drive=taken.drive,
+        number=number,
+        parent=taken.parent,
+        size_bytes=taken.size_bytes,
+        index_sha256=taken.index_sha256,
+        changed_bytes=taken.changed_bytes,
+        stored_bytes=taken.stored_bytes,
+        read_bytes=taken.read_bytes,
+        read_whole=taken.read_whole,
+        why=why,
+        merged=taken.merged,
+        duration_seconds=round(seconds, 3),
+    )
+
+
+def _rehearse(site: Site, store: Store, guest: Guest, disk: OpenDrive) -> TakenDrive:
+    """Say what a take would read."""
+    started, name = time.monotonic(), disk.drive.name
+    state = None
+    with (
+        contextlib.suppress(NoInputError),  # no catalog yet
+        Catalog.open(os.path.join(site.directory, CATALOG_NAME), writable=False) as catalog,
+    ):
+        state = catalog.base_state(guest.name, name)
+    basis = decide(store, state, guest=guest.name, drive=name, disk=disk.bottom)
+    places = [place for reading in _plan(disk, basis, with_below=False) for place in reading.view]
+    return TakenDrive(
+        drive=name,
+        number=None,
+        parent=None,
+        size_bytes=disk.view.size_bytes,
+        index_sha256=None,
+        changed_bytes=None,
+        stored_bytes=0,
+        read_bytes=length_of(places, disk.view.size_bytes),
+        read_whole=basis.index is None,
+        why=basis.why,
+        merged=False,
+        duration_seconds=round(time.monotonic() - started, 3),
+    )
