@@ -16,9 +16,12 @@ if not peers.in_ci():
     settings.load_profile("here")
 
 
-# Who starts the tests in the background makes them ignore SIGINT, and so all their children, which shall not.
+# Who starts the tests in the background, or with nohup, makes them ignore signals, and so all their children, which
+# shall not.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
