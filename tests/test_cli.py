@@ -275,7 +275,7 @@ def test_an_interrupt_ends_quietly(tmp_path: Path) -> None:
 
 
 def test_a_shell_can_ask_what_comes_next() -> None:
-    asking = {**os.environ, "_UMLDISK_COMPLETE": "bash_complete", "COMP_WORDS": "umldisk re", "COMP_CWORD": "1"}
+    asking = {**os.environ, "_UMLDISK_COMPLETE": "bash_complete", "COMP_WORDS": "umldisk reb", "COMP_CWORD": "1"}
     done = subprocess.run(UMLDISK, capture_output=True, text=True, check=True, env=asking)
     assert done.stdout.splitlines() == ["plain,rebase"]
 

@@ -42,7 +42,11 @@ def command_names() -> Iterator[str]:
     """Yield the names of all commands, of one with commands of its own those: `config check`."""
     for name in COMMANDS:
         found = command(name)
-        yield from (f"{name} {below}" for below in found.commands) if isinstance(found, click.Group) else [name]
+        if isinstance(found, click.Group):
+            with click.Context(found) as context:
+                yield from (f"{name} {below}" for below in found.list_commands(context))
+        else:
+            yield name
 
 
 def command(name: str) -> click.Command:

@@ -38,8 +38,21 @@ def imported_modules(*arguments: str, environment: Environment) -> set[str]:
 
 def test_version_imports_nothing_heavy(bare_environment: Environment) -> None:
     names = imported_modules("--version", environment=bare_environment)
-    assert names.isdisjoint({"construct", "sqlite3", "tqdm", "numpy", "subprocess"})
-    assert not {name for name in names if name.startswith(("umldisk.cow", "umldisk.build"))}
+    assert names.isdisjoint({"construct", "sqlite3", "tqdm", "numpy", "obstore", "subprocess", "zstandard"})
+    assert not {name for name in names if name.startswith(("umldisk.cow", "umldisk.build", "umldisk.checkpoint"))}
+
+
+@pytest.mark.parametrize("words", [["checkpoint", "--help"], ["checkpoint", "take", "--help"], ["restore", "--help"]])
+def test_help_on_checkpoints_imports_no_library(words: list[str], bare_environment: Environment) -> None:
+    names = imported_modules(*words, environment=bare_environment)
+    assert names.isdisjoint({"construct", "sqlite3", "tqdm", "numpy", "obstore", "subprocess", "zstandard"})
+    assert not {name for name in names if name.startswith(("umldisk.ops", "umldisk.build", "umldisk.checkpoint"))}
+
+
+def test_listing_reads_the_catalog_and_loads_no_chunks(tmp_path: Path, bare_environment: Environment) -> None:
+    names = imported_modules("--site", str(tmp_path), "checkpoint", "list", environment=bare_environment)
+    assert "sqlite3" in names
+    assert names.isdisjoint({"construct", "tqdm", "numpy", "obstore", "subprocess", "zstandard"})
 
 
 def test_info_without_a_terminal_imports_no_progress_bar(tmp_path: Path, bare_environment: Environment) -> None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from umldisk.cli.options import Globals, dry_run_option, force_option, report_options
+from umldisk.cli.options import dry_run_option, force_option, report_options
 from umldisk.cli.output import Presenter, counted, human_bytes, table
+from umldisk.cli.sites import current_site
 from umldisk.errors import FINDINGS_EXIT_CODE, UsageError
 
 if TYPE_CHECKING:
@@ -70,10 +71,7 @@ _EPOCH_VARIABLE = "SOURCE_DATE_EPOCH"
 @click.pass_context
 def build(context: click.Context, /, guest: str, *, check_only: bool, presenter: Presenter, **options: Any) -> None:
     """Parse, build or check, present."""
-    from umldisk.config.site import find_site
-
-    settings = context.find_object(Globals) or Globals()
-    site = find_site(settings.site_dir, environ=os.environ, cwd=os.getcwd(), is_root=os.geteuid() == 0)
+    site = current_site(context)
     same = _check(site, guest, options, presenter) if check_only else _build(site, guest, options, presenter)
     if not same:
         context.exit(FINDINGS_EXIT_CODE)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from umldisk.cli.options import Globals, json_option
+from umldisk.cli.options import json_option
 from umldisk.cli.output import Presenter
+from umldisk.cli.sites import current_site
 from umldisk.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from umldisk.config.check import ConfigCheck
     from umldisk.config.show import ShownGuest, ShownKey
-    from umldisk.config.site import Site
 
 _HELP = """Check a site's umldisk.toml, or show what it comes to.
 
@@ -68,12 +67,6 @@ def config() -> None:
     """Look at umldisk.toml."""
 
 
-def _site(settings: Globals) -> Site:
-    from umldisk.config.site import find_site
-
-    return find_site(settings.site_dir, environ=os.environ, cwd=os.getcwd(), is_root=os.geteuid() == 0)
-
-
 @config.command(help=_CHECK_HELP)
 @json_option
 @click.pass_context
@@ -81,7 +74,7 @@ def check(context: click.Context, *, as_json: bool) -> None:
     """Check, present."""
     from umldisk.config.check import check_config
 
-    report = check_config(_site(context.obj))
+    report = check_config(current_site(context))
     Presenter(as_json=as_json).show(report, _check_lines)
     if report.problems:
         context.exit(DataError.exit_code)
@@ -99,8 +92,8 @@ def _check_lines(report: ConfigCheck) -> Iterator[str]:
 @click.argument("guest", metavar="[GUEST]", required=False)
 @click.option("--defaults", is_flag=True, help="Show all keys with their defaults instead, whatever umldisk.toml says.")
 @json_option
-@click.pass_obj
-def show(settings: Globals, guest: str | None, *, defaults: bool, as_json: bool) -> None:
+@click.pass_context
+def show(context: click.Context, /, guest: str | None, *, defaults: bool, as_json: bool) -> None:
     """Find what counts, present."""
     presenter = Presenter(as_json=as_json)
     if defaults:
@@ -111,7 +104,7 @@ def show(settings: Globals, guest: str | None, *, defaults: bool, as_json: bool)
     from umldisk.config.guest import require_guest_name
     from umldisk.config.show import show_guests
 
-    site = _site(settings)
+    site = current_site(context)
     names = site.guest_names() if guest is None else [require_guest_name(guest)]
     presenter.show(show_guests(site, names), _guests_lines)
 

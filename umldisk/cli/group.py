@@ -2,37 +2,34 @@
 
 from __future__ import annotations
 
-import importlib
 import os
-from typing import Any, NamedTuple
+from typing import Any
 
 import click
 
 from umldisk import __version__
+from umldisk.cli.lazy import Lazy, LazyGroup
 from umldisk.cli.options import Globals
 from umldisk.errors import UsageError
 
 PROGRAM = "umldisk"
 
 
-class _Lazy(NamedTuple):
-    """Where a command is, and its line in the list of commands."""
-
-    target: str
-    summary: str
-
-
 COMMANDS = {
-    "info": _Lazy("umldisk.cli.info:info", "Say what a file is: COW, ext file system, swap, raw."),
-    "create": _Lazy("umldisk.cli.create:create", "Make an empty COW file on a backing file."),
-    "merge": _Lazy("umldisk.cli.merge:merge", "Merge a COW file into a new image, or into its backing file."),
-    "diff": _Lazy("umldisk.cli.diff:diff", "Make the smallest COW file that turns one image into another."),
-    "map": _Lazy("umldisk.cli.map:map_", "Show which parts of the disk a COW file changes."),
-    "check": _Lazy("umldisk.cli.check:check", "Look for everything that can be wrong with a COW file."),
-    "align": _Lazy("umldisk.cli.align:align", "Repair pages that a guest would read wrongly."),
-    "rebase": _Lazy("umldisk.cli.rebase:rebase", "Put a COW file on another backing file."),
-    "build": _Lazy("umldisk.cli.build:build", "Make the five disks of a guest."),
-    "config": _Lazy("umldisk.cli.config:config", "Check umldisk.toml, or show what it comes to."),
+    "info": Lazy("umldisk.cli.info:info", "Say what a file is: COW, ext file system, swap, raw."),
+    "create": Lazy("umldisk.cli.create:create", "Make an empty COW file on a backing file."),
+    "merge": Lazy("umldisk.cli.merge:merge", "Merge a COW file into a new image, or into its backing file."),
+    "diff": Lazy("umldisk.cli.diff:diff", "Make the smallest COW file that turns one image into another."),
+    "map": Lazy("umldisk.cli.map:map_", "Show which parts of the disk a COW file changes."),
+    "check": Lazy("umldisk.cli.check:check", "Look for everything that can be wrong with a COW file."),
+    "align": Lazy("umldisk.cli.align:align", "Repair pages that a guest would read wrongly."),
+    "rebase": Lazy("umldisk.cli.rebase:rebase", "Put a COW file on another backing file."),
+    "build": Lazy("umldisk.cli.build:build", "Make the five disks of a guest."),
+    "checkpoint": Lazy("umldisk.cli.checkpoint:checkpoint", "Record the state of a guest's drives, night by night."),
+    "restore": Lazy("umldisk.cli.restore:restore", "Bring a guest back from its checkpoints, and keep the evidence."),
+    "cron": Lazy("umldisk.cli.cron:cron", "Print the nightly job for systemd and cron."),
+    "status": Lazy("umldisk.cli.status:status", "Say whether the checkpoints are recent, as a monitoring plugin."),
+    "config": Lazy("umldisk.cli.config:config", "Check umldisk.toml, or show what it comes to."),
 }
 
 EXIT_CODES = {
@@ -51,25 +48,8 @@ EXIT_CODES = {
 }
 
 
-class LazyGroup(click.Group):
-    """A group that imports a command's module when that command is asked for, and none to list them."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the names in the order of the table."""
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import and return a command."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _colon, name = COMMANDS[cmd_name].target.partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the list of commands from the table."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, command.summary) for name, command in COMMANDS.items()])
+class _Root(LazyGroup):
+    """The commands of umldisk."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of exit codes."""
@@ -95,7 +75,8 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, value: bool)
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=_Root,
+    table=COMMANDS,
     no_args_is_help=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

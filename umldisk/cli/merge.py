@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,7 +11,8 @@ import click
 
 from umldisk.cli.options import FILE, Writing, access_options, force_option, report_options, writing_options
 from umldisk.cli.output import Presenter, counted, human_bytes
-from umldisk.errors import DataError, StorageError, UsageError
+from umldisk.cli.streams import binary_stdout
+from umldisk.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from umldisk.cow.file import Access
@@ -161,7 +161,7 @@ class _Job:
     def to_stdout(self) -> None:
         from umldisk.cow.merging import merge_to_stream
 
-        with _binary_stdout() as stream:
+        with binary_stdout(hint="redirect stdout, or name a file as NEW") as stream:
             _refuse_inputs_as_stdout(self.cow, self.access, stream)
             report = merge_to_stream(self.cow, stream, access=self.access, progress=self.presenter.progress)
         if self.presenter.as_json:
@@ -174,14 +174,6 @@ def _policy(flags: _Flags) -> SiblingPolicy:
     if flags["keep_siblings"]:
         return SiblingPolicy.KEEP
     return SiblingPolicy.ORPHAN if flags["orphan_siblings"] else SiblingPolicy.REFUSE
-
-
-def _binary_stdout() -> BinaryIO:
-    if sys.stdout is None:
-        raise StorageError("standard output is closed")
-    if sys.stdout.isatty():
-        raise UsageError("refusing to write a disk to the terminal", hint="redirect stdout, or name a file as NEW")
-    return os.fdopen(os.dup(sys.stdout.fileno()), "wb")
 
 
 def _refuse_inputs_as_stdout(cow: str, access: Access, stream: BinaryIO) -> None:

@@ -12,6 +12,7 @@ os.fsencode turns back.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -79,20 +80,34 @@ def _write(text: str, stream: TextIO | None) -> None:
         target.write(text)
 
 
+_PLAIN_TYPES = {type(None), bool, int, float, str}
+
+
+@functools.cache
+def _field_names(of: type) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(of))
+
+
 def plain(value: object) -> object:
     """Return `value` in JSON's types: dataclasses become objects, enums their values, bytes text."""
+    if type(value) in _PLAIN_TYPES or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
+        return value
     if isinstance(value, Enum):
         return plain(value.value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, bytes | os.PathLike):
-        return os.fsdecode(value)
+        return {name: plain(getattr(value, name)) for name in _field_names(type(value))}
     if isinstance(value, Mapping):
         return {str(plain(key)): plain(item) for key, item in value.items()}
-    if isinstance(value, Iterable):
+    if isinstance(value, Iterable) and not isinstance(value, bytes):
         return [plain(item) for item in value]
+    return _plain_text(value)
+
+
+def _plain_text(value: object) -> str:
+    if isinstance(value, bytes | os.PathLike):
+        return os.fsdecode(value)
+    if hasattr(value, "isoformat"):  # a time; importing its module takes longer than most commands
+        return str(value.isoformat())
     raise TypeError(f"no JSON for {type(value).__name__}")
 
 

@@ -8,6 +8,7 @@
     2026-11-20 03:00+01:00  the same in a named zone; without one it is this machine's
 
 A time means all of its last unit, so that what a list shows leads to what it was shown for, and a day to its own night.
+Of the two hours with one name that a clock set back makes, the first is meant, unless the zone is said.
 """
 
 from __future__ import annotations

@@ -46,6 +46,11 @@ def stores_of(site: Site, guests: Collection[str] = ()) -> dict[str, Store]:
     return {location: open_store(location) for location in dict.fromkeys(locations)}
 
 
+def moved_guests(site: Site, location: str) -> set[str]:
+    """Return the site's guests whose store is another; what this one has of them was left behind by a move."""
+    return {name for name in site.guest_names() if store_location(site, name) != location}
+
+
 # -- the catalog ------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,107 @@
+"""`umldisk checkpoint take`: drives as they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from umldisk.cli.checkpoints.common import GUEST, lock_wait_option
+from umldisk.cli.options import FILE, dry_run_option, report_options
+from umldisk.cli.output import Presenter, human_bytes
+from umldisk.cli.sites import current_site
+from umldisk.errors import UsageError
+
+if TYPE_CHECKING:
+    from umldisk.ops.take import TakenDrive, TakeOptions, TakeReport
+
+_HELP = """Record the drives of GUEST as they are now, by default var, each as a checkpoint of its own.
+
+Only what can have changed since the last night is read: what the COW file touched. The first
+checkpoint of a drive reads all of it, as does one whose backing file was changed by others. The
+guest must be off. With --merge the COW file is then folded into the backing file, and the guest
+starts the next day with an empty one.
+
+\b
+Examples:
+  umldisk checkpoint take blackdance
+  umldisk checkpoint take --merge blackdance
+  umldisk checkpoint take --tag upgrade --reason 'before bookworm' blackdance root var
+
+\b
+Exit codes:
+   0  done: what was recorded is on the disk
+   2  there is no such drive, or the options exclude each other
+  65  a disk or umldisk.toml is damaged, or others stand on the backing file
+  66  a disk is missing
+  73  the metrics, the catalog or the store cannot be made
+  74  reading or writing failed
+  75  the guest runs, or another umldisk uses its disks or the store
+  76  the recorded history is broken
+"""
+
+
+@click.command(help=_HELP)
+@GUEST
+@click.argument("drives", metavar="[DRIVE]...", nargs=-1)
+@click.option("--merge", is_flag=True, help="Fold each COW file into its backing file afterwards; leave an empty one.")
+@click.option("--keep-siblings", is_flag=True, help="With --merge: save what other COW files on the backing file show.")
+@click.option("--orphan-siblings", is_flag=True, help="With --merge: give up other COW files on the backing file.")
+@click.option("--reason", metavar="TEXT", default="", help="Why, for whoever reads the list.")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="A tag; may be given several times.")
+@click.option("--metrics", type=FILE, metavar="FILE", help="After success, write a Prometheus textfile.")
+@lock_wait_option
+@dry_run_option
+@report_options
+@click.pass_context
+def take(
+    context: click.Context,
+    /,
+    guest: str,
+    drives: tuple[str, ...],
+    *,
+    metrics: str | None,
+    presenter: Presenter,
+    **options: Any,
+) -> None:
+    """Parse, take, present."""
+    from umldisk.ops.take import take_checkpoint
+    from umldisk.ops.watching import publish_metrics
+
+    site = current_site(context)
+    report = take_checkpoint(site, guest, drives, _options(**options), progress=presenter.progress)
+    if metrics is not None and not report.dry_run:
+        publish_metrics(site, report, metrics)
+    presenter.show(report, _lines)
+
+
+def _options(*, keep_siblings: bool, orphan_siblings: bool, **others: Any) -> TakeOptions:
+    from umldisk.cow.inplace import SiblingPolicy
+    from umldisk.ops.take import TakeOptions
+
+    if keep_siblings and orphan_siblings:
+        raise UsageError("--keep-siblings and --orphan-siblings exclude each other")
+    if (keep_siblings or orphan_siblings) and not others["merge"]:
+        raise UsageError("--keep-siblings and --orphan-siblings go with --merge only")
+    if keep_siblings:
+        return TakeOptions(siblings=SiblingPolicy.KEEP, **others)
+    return TakeOptions(siblings=SiblingPolicy.ORPHAN if orphan_siblings else SiblingPolicy.REFUSE, **others)
+
+
+def _lines(report: TakeReport) -> Iterator[str]:
+    for drive in report.drives:
+        yield f"{report.guest} {drive.drive}: {_recorded(drive)}"
+        if drive.read_whole:
+            yield f"  all of its data {'would be' if report.dry_run else 'was'} read: {drive.why.value}"
+        if drive.merged:
+            yield "  the COW file was merged into the backing file and is empty now"
+
+
+def _recorded(drive: TakenDrive) -> str:
+    if drive.number is None:
+        return f"{human_bytes(drive.read_bytes)} of {human_bytes(drive.size_bytes)} would be read"
+    changed = f"{human_bytes(drive.changed_bytes or 0)} of {human_bytes(drive.size_bytes)} changed"
+    since = f" since {drive.parent}" if drive.parent else ""
+    stored = f"{human_bytes(drive.stored_bytes)} stored in {drive.duration_seconds:.1f} s"
+    return f"checkpoint {drive.number}: {changed}{since}, {stored}"

@@ -1,0 +1,113 @@
+"""Comparing and exporting checkpoints by the names that people give them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from umldisk.checkpoint.assemble import load_index
+from umldisk.checkpoint.checkpoint import Checkpoint
+from umldisk.checkpoint.differing import SECTOR_BYTES, differing, narrowed
+from umldisk.checkpoint.index import Index
+from umldisk.checkpoint.store import Store
+from umldisk.config.site import Site
+from umldisk.errors import NoInputError, UsageError
+from umldisk.ops.export import ExportOptions, ExportReport, export_checkpoint, export_to_stream
+from umldisk.ops.naming import find_checkpoint
+from umldisk.ops.storage import required_catalog, store_of
+from umldisk.progress import SILENT, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class DifferingRun:
+    """So many sectors of 512 bytes from one on."""
+
+    start: int
+    sectors: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChangesReport:
+    """Where checkpoint `right` of a drive differs from `left`: surely if `exact`, else these parts may differ.
+
+    `differing_bytes` is the runs' length; what one disk has beyond the other's end differs.
+    """
+
+    guest: str
+    drive: str
+    left: int
+    right: int
+    left_bytes: int
+    right_bytes: int
+    exact: bool
+    differing_bytes: int
+    runs: tuple[DifferingRun, ...]
+
+
+def compare_checkpoints(
+    site: Site,
+    guest: str,
+    left: str,
+    right: str,
+    *,
+    drive: str | None = None,
+    exact: bool = False,
+    progress: Progress = SILENT,
+) -> ChangesReport:
+    """Tell where two checkpoints of a drive differ, from their indexes; with `exact` by reading what differs there.
+
+    Raises UsageError when they are of different drives, NoInputError when there is no such checkpoint or it was
+    reclaimed, DataError when an index or chunk is damaged, StorageError when the store fails.
+    """
+    store = store_of(site, guest)
+    with required_catalog(site, guest) as catalog:
+        one, other = (find_checkpoint(catalog, guest, name, drive=drive) for name in (left, right))
+    if one.drive != other.drive:
+        raise UsageError("the checkpoints are of different drives", found=f"{one.drive} and {other.drive}")
+    ours, theirs = _index(store, one), _index(store, other)
+    found = narrowed(store, ours, theirs, progress=progress) if exact else differing(ours, theirs)
+    runs = tuple(DifferingRun(run.start, run.sectors) for run in found)
+    length = max(ours.size_bytes, theirs.size_bytes)
+    differing_bytes = sum(
+        min((run.start + run.sectors) * SECTOR_BYTES, length) - run.start * SECTOR_BYTES for run in runs
+    )
+    return ChangesReport(
+        guest=guest,
+        drive=one.drive,
+        left=one.number,
+        right=other.number,
+        left_bytes=ours.size_bytes,
+        right_bytes=theirs.size_bytes,
+        exact=exact,
+        differing_bytes=differing_bytes,
+        runs=runs,
+    )
+
+
+def _index(store: Store, checkpoint: Checkpoint) -> Index:
+    try:
+        return load_index(store, checkpoint)
+    except NoInputError as error:
+        if checkpoint.deleted_at is None:
+            raise
+        raise NoInputError(f"checkpoint {checkpoint.number} was deleted", where=error.where) from error
+
+
+def export_named(
+    site: Site,
+    guest: str,
+    name: str,
+    output: str | os.PathLike[str] | BinaryIO,
+    *,
+    drive: str | None = None,
+    options: ExportOptions | None = None,
+    progress: Progress = SILENT,
+) -> ExportReport:
+    """Write the checkpoint that `name` names to a file or stream; raises what finding and exporting it raises."""
+    store = store_of(site, guest)
+    with required_catalog(site, guest) as catalog:
+        checkpoint = find_checkpoint(catalog, guest, name, drive=drive)
+    if isinstance(output, str | os.PathLike):
+        return export_checkpoint(store, checkpoint, output, options=options, progress=progress)
+    return export_to_stream(store, checkpoint, output, progress=progress)
