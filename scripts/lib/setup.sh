@@ -11,20 +11,27 @@ run_packages=("${build_packages[@]}" user-mode-linux)
 test_packages=(
     "${run_packages[@]}"
     acl
+    borgbackup
     btrfs-progs
     bzip2
     casync
+    cpio
     debian-archive-keyring
+    libarchive-tools
     libcap2-bin
     mmdebstrap
     mount
+    openssh-client
     qemu-utils
+    restic
     strace
+    systemd
     uidmap
     uml-utilities
     util-linux
     xfsprogs
     xz-utils
+    zip
     zstd
 )
 readonly exit_unavailable=69  # EX_UNAVAILABLE of sysexits.h
