@@ -9,17 +9,18 @@ from types import FrameType
 import report
 import scratch
 from building.suite import BuildSuite
+from checkpointing.suite import CheckpointSuite
 from merging import MergeSuite
 from running import BenchError
 from workloads import GROUPS
 
-_BUILD = "build"
+_SUITES: dict[str, type[BuildSuite | CheckpointSuite]] = {"build": BuildSuite, "checkpoint": CheckpointSuite}
 
 
 def main() -> int:
     """Run what was asked for; 1 when a result was wrong, 2 when nothing could be measured."""
     options = _parse()
-    suite = BuildSuite(options) if options.workloads[0] == _BUILD else MergeSuite(options)
+    suite = _SUITES.get(options.workloads[0], MergeSuite)(options)
     signal.signal(signal.SIGTERM, _stop)
     try:
         with scratch.directory(options.dir) as directory:
@@ -41,16 +42,22 @@ def main() -> int:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
-        usage="scripts/bench [options] [WORKLOAD ...]\n       scripts/bench [options] build [B1 B2 B3 B4]",
-        description="Time umldisk beside uml_moo, cp and qemu-img, or building beside tar and mke2fs, and say which "
-        "targets are reached.",
+        usage="scripts/bench [options] [WORKLOAD ...]\n       scripts/bench [options] build [B1 B2 B3 B4]\n"
+        "       scripts/bench [options] checkpoint [C1 C2 C3 | quick]",
+        description="Time umldisk beside uml_moo, cp and qemu-img, building beside tar and mke2fs, or checkpoints "
+        "beside restic and borg, and say which targets are reached.",
         epilog="; ".join(f"{name}: {' '.join(members)}" for name, members in GROUPS.items()),
     )
     parser.add_argument("workloads", nargs="*", default=["all"], metavar="WORKLOAD", help="W1, W6-written, quick, all")
     parser.add_argument("-n", "--runs", type=int, default=5, help="runs of each (default 5); the median counts")
-    parser.add_argument("--dir", type=Path, help="where to work (default $TMPDIR); all workloads need 20 GB there")
     parser.add_argument(
-        "--timeout", type=float, metavar="SECONDS", help="end longer runs (default 60, of builds 300 seconds)"
+        "--dir", type=Path, help="where to work (default $TMPDIR); all need 20 GB there, checkpoints 45 GB"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="end longer runs (default 60, of builds 300, checkpoints 600 seconds)",
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this Markdown file too")
     parser.add_argument("--umldisk", default="umldisk", metavar="PROGRAM", help="the umldisk to measure")

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Protocol
 
 from extents import CHUNK_BYTES, Range
 
@@ -82,6 +83,13 @@ def uneven_runs(seed: int, *, disk_bytes: int, count: int, total_bytes: int) -> 
     return tuple(runs)
 
 
+class Pattern(Protocol):
+    """What a disk is filled with."""
+
+    def pieces(self, start: int, end: int) -> Iterator[tuple[int, memoryview]]:
+        """Yield the bytes from `start` up to `end` of the disk, in pieces with where each begins."""
+
+
 class _Pattern:
     """Endless bytes without a zero page: one random block, begun at another place in every chunk of the disk."""
 
@@ -102,23 +110,33 @@ def make(disk: Disk, directory: Path) -> None:
     base = directory / BASE
     with base.open("wb", buffering=0) as file:
         file.truncate(disk.size_bytes)
-        _write_ranges(file.fileno(), 0, disk.base_data, _Pattern(1))
+        write_ranges(file.fileno(), 0, disk.base_data, _Pattern(1))
     os.utime(base, (_MTIME_SECONDS, _MTIME_SECONDS))
     with (directory / COW).open("wb", buffering=0) as file:
-        _write_cow(file.fileno(), disk)
+        write_cow(file.fileno(), disk)
 
 
-def _write_ranges(fd: int, shift: int, ranges: tuple[Range, ...], pattern: _Pattern) -> None:
+def write_ranges(fd: int, shift: int, ranges: tuple[Range, ...], pattern: Pattern) -> None:
+    """Write ranges of a disk, each `shift` bytes further on in the file."""
     for start, end in ranges:
         for offset, piece in pattern.pieces(start, end):
             os.pwrite(fd, piece, shift + offset)
 
 
-def _write_cow(fd: int, disk: Disk) -> None:
+def write_cow(
+    fd: int,
+    disk: Disk,
+    *,
+    backing: str = BASE,
+    mtime_seconds: int = _MTIME_SECONDS,
+    pattern: Pattern | None = None,
+) -> None:
+    """Fill a new file with the COW file of `disk`, over the file called `backing` with that time of change."""
     bitmap_bytes = -(-disk.size_bytes // PAGE_BYTES)
     data_offset = -(-(_BITMAP_OFFSET + bitmap_bytes) // PAGE_BYTES) * PAGE_BYTES
     os.truncate(fd, data_offset + disk.size_bytes)
-    header = _HEADER.pack(_MAGIC, 3, _MTIME_SECONDS, disk.size_bytes, SECTOR_BYTES, PAGE_BYTES, 0, BASE.encode("ascii"))
+    name = backing.encode("ascii")
+    header = _HEADER.pack(_MAGIC, 3, mtime_seconds, disk.size_bytes, SECTOR_BYTES, PAGE_BYTES, 0, name)
     os.pwrite(fd, header, 0)
     for start, end in disk.changed:
         pages = (end - start) // PAGE_BYTES
@@ -126,7 +144,7 @@ def _write_cow(fd: int, disk: Disk) -> None:
     if disk.page_bits != 0xFF:
         _write_some_sectors(fd, data_offset, disk)
     elif disk.contents is Contents.DATA:
-        _write_ranges(fd, data_offset, disk.changed, _Pattern(2))
+        write_ranges(fd, data_offset, disk.changed, pattern or _Pattern(2))
     elif disk.contents is Contents.ZEROS:
         _write_zeros(fd, data_offset, disk)
 

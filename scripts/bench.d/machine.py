@@ -42,6 +42,15 @@ def build_tools(umldisk: str) -> dict[str, str]:
     }
 
 
+def backup_tools(umldisk: str) -> dict[str, str]:
+    """Return the versions of everything that keeps states of disks."""
+    return {
+        UMLDISK: _first_line(umldisk, "--version"),
+        "restic": _package("restic"),
+        "borg": _package("borgbackup"),
+    }
+
+
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         name, _colon, value = line.partition(":")

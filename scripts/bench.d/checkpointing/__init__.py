@@ -1,0 +1,1 @@
+"""Checkpoints of disks, beside backups of the same disks by restic and borg."""
