@@ -8,11 +8,12 @@ import pytest
 from tests.kit.peers import needs
 from umldisk.build import crew, publish
 from umldisk.config.site import Site
-from umldisk.errors import CannotCreateError, DataError, NoInputError, StorageError, UsageError
+from umldisk.errors import BusyError, CannotCreateError, DataError, NoInputError, StorageError, UsageError
 from umldisk.image.drives import DRIVES
 from umldisk.image.identify import ImageKind, identify
 from umldisk.image.reader import DiskReader
 from umldisk.ops.provision import BuildOptions, BuildReport, build_guest
+from umldisk.ops.take import take_checkpoint
 from umldisk.system.files import open_disk
 
 pytestmark = needs("mke2fs", "debugfs", "e2fsck", "busybox")
@@ -181,6 +182,8 @@ def test_an_unfinished_restore_is_finished_first(site: Site) -> None:
     stage = Path(report.directory, ".restored")
     stage.mkdir(mode=0o700)
     (stage / "plan.json").write_text("{}")
-    with pytest.raises(CannotCreateError, match="restore") as refused:
+    with pytest.raises(BusyError, match="restore") as refused:
         build_guest(site, "blackdance", BuildOptions(force=True))
-    assert refused.value.hint == "umldisk restore blackdance"
+    assert refused.value.hint == "finish it with umldisk restore blackdance"
+    with pytest.raises(BusyError, match="restore"):
+        take_checkpoint(site, "blackdance")

@@ -145,10 +145,7 @@ def _rehearse(site: Site, guest: Guest, options: BuildOptions) -> BuildReport:
 
 
 def _refuse_existing(guest: Guest, options: BuildOptions) -> None:
-    if os.path.isdir(guest.directory) and restore_stages.is_unfinished(guest.directory):
-        raise CannotCreateError(
-            "a restore of this guest was not finished", where=guest.directory, hint=f"umldisk restore {guest.name}"
-        )
+    restore_stages.require_finished(guest)
     existing = publish.existing_files(guest)
     if existing and not options.force:
         raise CannotCreateError(

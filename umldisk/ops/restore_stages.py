@@ -21,7 +21,8 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from umldisk.errors import StorageError
+from umldisk.config.guest import Guest
+from umldisk.errors import BusyError, StorageError
 from umldisk.ops import evidence, restore_plan
 from umldisk.ops.restore_plan import RestorePlan
 from umldisk.system.files import open_disk
@@ -38,6 +39,13 @@ _PLAN, _MADE = "plan.json", "made.json"
 def is_unfinished(directory: str) -> bool:
     """Whether a whole new state waits to be put in place in the guest's `directory`."""
     return _waiting(directory) is not None
+
+
+def require_finished(guest: Guest) -> None:
+    """Raise BusyError when a new state of the guest waits to be put in place: its disks are being exchanged."""
+    if os.path.isdir(guest.directory) and is_unfinished(guest.directory):
+        hint = f"finish it with umldisk restore {guest.name}"
+        raise BusyError("a restore of this guest was not finished", where=guest.directory, hint=hint)
 
 
 def _waiting(directory: str) -> str | None:

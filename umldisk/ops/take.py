@@ -47,6 +47,7 @@ from umldisk.cow.layers import RawLayer
 from umldisk.errors import BusyError, DataError, NoInputError, UsageError
 from umldisk.image.drives import Drive
 from umldisk.ops.naming import DEFAULT_DRIVES, utc_now
+from umldisk.ops.restore_stages import require_finished
 from umldisk.ops.storage import store_of
 from umldisk.ops.take_drive import OpenDrive, open_drive
 from umldisk.progress import SILENT, Progress
@@ -123,6 +124,7 @@ def take_checkpoint(
     """
     chosen = options or TakeOptions()
     guest = site.guest(guest_name)
+    require_finished(guest)
     wanted = _wanted(guest, drives)
     kept_in = store or store_of(site, guest)
     with ExitStack() as resources:
