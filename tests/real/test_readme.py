@@ -51,19 +51,20 @@ def steps() -> list[Step]:
 
 
 def pattern(shown: tuple[str, ...]) -> str:
-    """Turn shown lines into an expression: `...` stands for any lines, a number or unit for any other."""
+    """Turn shown lines into an expression: `...` stands for any lines, a number, unit or plural for any other."""
     parts = []
     for line in shown:
         if line == "...":
             parts.append(r"(?:.*\n)*?")
             continue
-        loose = re.sub(r"\d+(\.\d+)?", "0", re.sub(r"\b([KMG]i)?B\b", "U", re.sub(r" +", " ", line)))
+        loose = loosened(re.sub(r" +", " ", line))
         parts.append(re.escape(loose).replace(r"\ ", r"\s+") + r"\s*\n")
     return "".join(parts)
 
 
 def loosened(text: str) -> str:
-    return re.sub(r"\d+(\.\d+)?", "0", re.sub(r"\b([KMG]i)?B\b", "U", text))
+    without_units = re.sub(r"\b([KMG]i)?B\b", "U", re.sub(r"\bruns\b", "run", text))
+    return re.sub(r"\d+(\.\d+)?", "0", without_units)
 
 
 class Reader:
