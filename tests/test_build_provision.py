@@ -12,8 +12,8 @@ from umldisk.errors import BusyError, CannotCreateError, DataError, NoInputError
 from umldisk.image.drives import DRIVES
 from umldisk.image.identify import ImageKind, identify
 from umldisk.image.reader import DiskReader
+from umldisk.ops.checkpoints.taking import take_checkpoint
 from umldisk.ops.provision import BuildOptions, BuildReport, build_guest
-from umldisk.ops.take import take_checkpoint
 from umldisk.system.files import open_disk
 
 pytestmark = needs("mke2fs", "debugfs", "e2fsck", "busybox")

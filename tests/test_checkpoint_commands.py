@@ -19,14 +19,14 @@ from umldisk.checkpoint.store import record_key
 from umldisk.checkpoint.verifying import Sample
 from umldisk.config.site import Site
 from umldisk.errors import BusyError, HistoryError, NoInputError, UsageError
-from umldisk.ops import checkpoint_verify
-from umldisk.ops.checkpoint_list import list_checkpoints
-from umldisk.ops.checkpoint_marks import MarkOptions, mark
-from umldisk.ops.checkpoint_prune import PruneOptions, collect, policy_words, prune
-from umldisk.ops.checkpoint_rebuild import rebuild_catalog
-from umldisk.ops.checkpoint_verify import VerifyOptions, make_anchor, verify_checkpoints
-from umldisk.ops.naming import Name, find_checkpoint, parse_name, parse_time
-from umldisk.ops.storage import store_location, store_of, stores_of, vouched_guests
+from umldisk.ops.checkpoints import verifying
+from umldisk.ops.checkpoints.listing import list_checkpoints
+from umldisk.ops.checkpoints.marking import MarkOptions, mark
+from umldisk.ops.checkpoints.naming import Name, find_checkpoint, parse_name, parse_time
+from umldisk.ops.checkpoints.pruning import PruneOptions, collect, policy_words, prune
+from umldisk.ops.checkpoints.rebuilding import rebuild_catalog
+from umldisk.ops.checkpoints.storage import store_location, store_of, stores_of, vouched_guests
+from umldisk.ops.checkpoints.verifying import VerifyOptions, make_anchor, verify_checkpoints
 
 # -- names ------------------------------------------------------------------------------------------------------------
 
@@ -256,7 +256,7 @@ def test_every_sample_is_another_one(two: TwoStores, monkeypatch: pytest.MonkeyP
         seeds.append(seed)
         return Sample(percent, seed)
 
-    monkeypatch.setattr(checkpoint_verify, "Sample", noting)
+    monkeypatch.setattr(verifying, "Sample", noting)
     for _night in range(2):
         verify_checkpoints(two, "zeit", options=VerifyOptions(percent=5, dry_run=True))
     assert len(set(seeds)) == 2

@@ -23,7 +23,7 @@ from umldisk.checkpoint.store import CHUNKS, Store, base_key, chunk_key, index_k
 from umldisk.cow.inplace import merge_into_backing
 from umldisk.cow.layers import CowLayer, RawLayer
 from umldisk.errors import DataError
-from umldisk.ops.take import TakeOptions, take_checkpoint
+from umldisk.ops.checkpoints.taking import TakeOptions, take_checkpoint
 
 
 @pytest.fixture
@@ -249,7 +249,7 @@ def test_memory_does_not_grow_with_the_disk(tmp_path: Path) -> None:
     code = """
 import re, sys
 from umldisk.config.site import Site
-from umldisk.ops.take import take_checkpoint
+from umldisk.ops.checkpoints.taking import take_checkpoint
 (taken,) = take_checkpoint(Site(sys.argv[1]), "g").drives
 peak = re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]
 print(int(peak) // 1024, taken.read_bytes)

@@ -19,7 +19,7 @@ from umldisk.config.guest import Guest
 from umldisk.cow.inplace import SiblingPolicy
 from umldisk.errors import BusyError, DataError, NoInputError, UmldiskError, UsageError
 from umldisk.image.drives import Drive
-from umldisk.ops.take import TakeOptions, take_checkpoint
+from umldisk.ops.checkpoints.taking import TakeOptions, take_checkpoint
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from umldisk.checkpoint.store import chunk_key, index_key
 from umldisk.cow.file import CowFile
 from umldisk.cow.merging import merge
 from umldisk.errors import BusyError, CannotCreateError, DataError, NoInputError
-from umldisk.ops.export import ExportOptions, export_checkpoint, export_to_stream
+from umldisk.ops.checkpoints.exporting import ExportOptions, export_checkpoint, export_to_stream
 from umldisk.system import locks
 from umldisk.system.files import open_disk
 from umldisk.system.sparse import allocated_bytes

@@ -31,9 +31,9 @@ from umldisk.errors import BusyError, DataError
 from umldisk.image.drives import drive_uuid
 from umldisk.image.reader import DiskReader
 from umldisk.image.swap import read_header
-from umldisk.ops import restore, restore_make, restore_stages
-from umldisk.ops.restore_plan import Way, Wish
-from umldisk.ops.take import take_checkpoint
+from umldisk.ops.checkpoints.taking import take_checkpoint
+from umldisk.ops.restoring import making, restore, stages
+from umldisk.ops.restoring.planning import Way, Wish
 from umldisk.system.files import open_disk
 from umldisk.system.swapping import Standing
 
@@ -248,7 +248,7 @@ def test_a_plan_that_the_guests_user_planted_is_not_followed(name: str, broken: 
 def test_the_present_disk_is_a_seed_only_if_it_can_be_read(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     with Catalog.open(f"{broken.site.directory}/{CATALOG_NAME}", writable=True) as catalog:
         assert isinstance(catalog.base_state("blackdance", "var"), BaseState)
-    monkeypatch.setattr(restore_make, "base_index", lambda *_arguments: None)
+    monkeypatch.setattr(making, "base_index", lambda *_arguments: None)
     report = broken.restore()
     assert report.drives[1].assembled is not None
     assert report.drives[1].assembled.reused_bytes == 0
@@ -257,7 +257,7 @@ def test_the_present_disk_is_a_seed_only_if_it_can_be_read(broken: Broken, monke
 
 def test_nobody_restores_the_same_guest_twice_at_a_time(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
     refusals = []
-    real = restore_stages.begin
+    real = stages.begin
 
     def begin(directory: str, plan: object) -> str:
         with pytest.raises(BusyError) as refused:
@@ -265,6 +265,6 @@ def test_nobody_restores_the_same_guest_twice_at_a_time(broken: Broken, monkeypa
         refusals.append(refused.value)
         return real(directory, plan)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(restore_stages, "begin", begin)
+    monkeypatch.setattr(stages, "begin", begin)
     broken.restore()
     assert len(refusals) == 1

@@ -11,8 +11,8 @@ from umldisk.checkpoint.record import Consistency, Kind, Record, Taken
 from umldisk.config.guest import Guest
 from umldisk.errors import DataError, NoInputError, UmldiskError, UsageError
 from umldisk.image.drives import Content, Drive
-from umldisk.ops import restore_plan
-from umldisk.ops.restore_plan import BaseFacts, Way, Wish, ways
+from umldisk.ops.restoring import planning
+from umldisk.ops.restoring.planning import BaseFacts, Way, Wish, ways
 
 _ANY = Wish()
 _DAY = datetime(2026, 11, 1, 3, 0, tzinfo=UTC)
@@ -91,8 +91,8 @@ def test_what_cannot_be_is_refused(wish: Wish, nights: list[Checkpoint], error: 
         ways(_GUEST, nights, wish)
 
 
-def _plan(present: set[str], wish: Wish = _ANY) -> restore_plan.RestorePlan:
-    return restore_plan.plan_restore(
+def _plan(present: set[str], wish: Wish = _ANY) -> planning.RestorePlan:
+    return planning.plan_restore(
         _GUEST,
         ways(_GUEST, _NIGHTS, wish),
         wish=wish,
@@ -128,7 +128,7 @@ def test_drives_that_are_not_asked_for_stay_but_root_keeps_guests_from_starting(
 def test_a_root_that_is_replaced_guards_by_leaving() -> None:
     nights = [_checkpoint(1), _checkpoint(2, "root")]
     wish = Wish(drives=("root",))
-    plan = restore_plan.plan_restore(
+    plan = planning.plan_restore(
         _GUEST, ways(_GUEST, nights, wish), wish=wish, bases={}, present=_ALL, time=_DAY, evidence="x-1", known={}
     )
     assert plan.leaving == ("root_cow", "root_fs")
@@ -145,14 +145,14 @@ def test_the_plan_reads_as_a_list_of_steps() -> None:
         "swap: a new, empty swap_fs",
         "srv: srv_fs from checkpoint 5 of 2026-11-06 03:00:00 UTC",
     ]
-    kept = restore_plan.DrivePlan("srv", Way.KEPT, "srv_fs", None)
+    kept = planning.DrivePlan("srv", Way.KEPT, "srv_fs", None)
     assert "stays as it is" in replace(_plan(_ALL), drives=(kept,)).lines()[1]
 
 
 @pytest.mark.parametrize("wish", [Wish(), Wish(number=5), Wish(at=_DAY + timedelta(days=4), drives=("var", "root"))])
 def test_a_plan_is_read_as_it_was_written(wish: Wish) -> None:
     plan = _plan(_ALL, wish)
-    assert restore_plan.parse(plan.build()) == plan
+    assert planning.parse(plan.build()) == plan
 
 
 @pytest.mark.parametrize(
@@ -169,18 +169,18 @@ def test_a_plan_is_read_as_it_was_written(wish: Wish) -> None:
 def test_anything_else_is_no_plan(change: object) -> None:
     assert callable(change)
     with pytest.raises(DataError):
-        restore_plan.parse(change(_plan(_ALL).build()), where="plan.json")
+        planning.parse(change(_plan(_ALL).build()), where="plan.json")
 
 
 def test_evidence_gets_a_name_of_its_own() -> None:
-    first = restore_plan.evidence_name("x", _DAY, [])
+    first = planning.evidence_name("x", _DAY, [])
     assert first == "x-20261101T030000Z"
-    assert restore_plan.evidence_name("x", _DAY, [first]) == f"{first}-2"
-    assert restore_plan.evidence_name("x", _DAY, [first, f"{first}-2", "y"]) == f"{first}-3"
+    assert planning.evidence_name("x", _DAY, [first]) == f"{first}-2"
+    assert planning.evidence_name("x", _DAY, [first, f"{first}-2", "y"]) == f"{first}-3"
 
 
 def test_swap_and_tmp_are_scratch_and_a_kept_tmp_is_not() -> None:
-    scratch = [drive.name for drive in _GUEST.drives if restore_plan.is_scratch(drive)]
+    scratch = [drive.name for drive in _GUEST.drives if planning.is_scratch(drive)]
     assert scratch == ["tmp", "swap"]
-    assert not restore_plan.is_scratch(replace(TMP, copy_on_write=True))
-    assert restore_plan.is_scratch(replace(SWAP, content=Content.SWAP, mount_point=None))
+    assert not planning.is_scratch(replace(TMP, copy_on_write=True))
+    assert planning.is_scratch(replace(SWAP, content=Content.SWAP, mount_point=None))

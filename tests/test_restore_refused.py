@@ -17,9 +17,9 @@ from tests.kit.restorable import (
 from umldisk.build import publish
 from umldisk.checkpoint.store import base_key, chunk_key, index_key, record_key
 from umldisk.errors import BusyError, CannotCreateError, DataError, HistoryError, NoInputError, StorageError, UsageError
-from umldisk.ops import evidence, restore
-from umldisk.ops.restore import restore_guest
-from umldisk.ops.restore_plan import Wish
+from umldisk.ops.restoring import evidence, restore
+from umldisk.ops.restoring.planning import Wish
+from umldisk.ops.restoring.restore import restore_guest
 from umldisk.system import locks
 
 

@@ -19,10 +19,10 @@ import pytest
 from tests.kit.faults import Died, Way, failing
 from tests.kit.restorable import HOME, ROOT, VAR, SmallerSite, broken_guest
 from umldisk.errors import UmldiskError
-from umldisk.ops import restore
-from umldisk.ops.restore import is_unfinished, restore_guest
-from umldisk.ops.restore_plan import Wish
-from umldisk.ops.restore_report import RestoreReport
+from umldisk.ops.restoring import restore
+from umldisk.ops.restoring.planning import Wish
+from umldisk.ops.restoring.reporting import RestoreReport
+from umldisk.ops.restoring.restore import is_unfinished, restore_guest
 
 _CALLS = ("fchmod", "fchown", "fsync", "ftruncate", "link", "mkdir", "pwrite", "rename", "rmdir", "unlink")
 _EXCHANGING = ("fchmod", "fchown", "fsync", "mkdir", "rename", "rmdir", "unlink")

@@ -22,9 +22,9 @@ from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.checkpoint.store import Store, index_key
 from umldisk.config.site import Site
 from umldisk.image.drives import Drive
-from umldisk.ops.export import export_checkpoint
+from umldisk.ops.checkpoints.exporting import export_checkpoint
+from umldisk.ops.checkpoints.taking import TakenDrive, TakeOptions, take_checkpoint
 from umldisk.ops.provision import BuildReport, build_guest
-from umldisk.ops.take import TakenDrive, TakeOptions, take_checkpoint
 
 NAME = "blackdance"
 DRIVES = ("var", "home")

@@ -19,10 +19,10 @@ from umldisk.checkpoint.store import Store
 from umldisk.config.guest import Guest, require_guest_name
 from umldisk.config.site import Site
 from umldisk.image.drives import Content, Drive
-from umldisk.ops.restore import RestoreOptions, restore_guest
-from umldisk.ops.restore_plan import Wish
-from umldisk.ops.restore_report import RestoreReport
-from umldisk.ops.take import TakeOptions, take_checkpoint
+from umldisk.ops.checkpoints.taking import TakeOptions, take_checkpoint
+from umldisk.ops.restoring.planning import Wish
+from umldisk.ops.restoring.reporting import RestoreReport
+from umldisk.ops.restoring.restore import RestoreOptions, restore_guest
 from umldisk.system.digest import sparse_sha256
 from umldisk.system.files import open_disk
 

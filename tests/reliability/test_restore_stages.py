@@ -15,7 +15,7 @@ import pytest
 
 from tests.kit.peers import needs
 from tests.kit.restorable import HOME, ROOT, VAR, Broken, SmallerSite, SmallSite, broken_guest
-from umldisk.ops.restore import is_unfinished, restore_guest
+from umldisk.ops.restoring.restore import is_unfinished, restore_guest
 from umldisk.system.process import find_program
 
 pytestmark = [needs("mke2fs", "debugfs", "e2fsck"), pytest.mark.slow]
@@ -23,7 +23,7 @@ pytestmark = [needs("mke2fs", "debugfs", "e2fsck"), pytest.mark.slow]
 _RESTORE = """
 import os, signal, sys
 from tests.kit import restorable
-from umldisk.ops.restore import restore_guest
+from umldisk.ops.restoring.restore import restore_guest
 
 site, left = sys.argv[1], int(sys.argv[2])
 

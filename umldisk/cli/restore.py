@@ -14,8 +14,8 @@ from umldisk.cli.sites import current_site
 from umldisk.errors import UsageError
 
 if TYPE_CHECKING:
-    from umldisk.ops.restore_plan import Wish
-    from umldisk.ops.restore_report import RestoredDrive, RestoreReport
+    from umldisk.ops.restoring.planning import Wish
+    from umldisk.ops.restoring.reporting import RestoredDrive, RestoreReport
 
 _HELP = """Bring GUEST back: /var from CHECKPOINT, root and home as they were built, tmp and swap new.
 
@@ -66,7 +66,7 @@ def restore(
     presenter: Presenter,
 ) -> None:
     """Parse, restore, present."""
-    from umldisk.ops.restore import RestoreOptions, restore_guest
+    from umldisk.ops.restoring.restore import RestoreOptions, restore_guest
 
     wish, options = _wish(name, at, drives), RestoreOptions(dry_run=dry_run, lock_wait_seconds=lock_wait_seconds)
     report = restore_guest(current_site(context), guest, wish, options=options, progress=presenter.progress)
@@ -74,8 +74,8 @@ def restore(
 
 
 def _wish(name: str | None, at: str | None, drives: tuple[str, ...]) -> Wish:
-    from umldisk.ops.naming import LATEST, parse_name, parse_time
-    from umldisk.ops.restore_plan import Wish
+    from umldisk.ops.checkpoints.naming import LATEST, parse_name, parse_time
+    from umldisk.ops.restoring.planning import Wish
 
     if name is not None and at is not None:
         raise UsageError("--at chooses a checkpoint; it does not go with one that is named", found=name)

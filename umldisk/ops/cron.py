@@ -9,7 +9,7 @@ from datetime import time
 
 from umldisk.checkpoint.retention import Policy
 from umldisk.config.site import Site
-from umldisk.ops.checkpoint_prune import policy_words
+from umldisk.ops.checkpoints.pruning import policy_words
 from umldisk.ops.nightly import crontab_line, nightly_job, systemd_units
 
 UNIT_DIRECTORY = "/etc/systemd/system"

@@ -24,7 +24,7 @@ from umldisk.cow.compare import first_difference
 from umldisk.cow.layers import RawLayer
 from umldisk.errors import CannotCreateError, UsageError
 from umldisk.image.drives import Drive
-from umldisk.ops import restore_stages
+from umldisk.ops.restoring import stages
 from umldisk.progress import SILENT, Progress
 from umldisk.system import accounts
 from umldisk.system.files import open_disk
@@ -145,7 +145,7 @@ def _rehearse(site: Site, guest: Guest, options: BuildOptions) -> BuildReport:
 
 
 def _refuse_existing(guest: Guest, options: BuildOptions) -> None:
-    restore_stages.require_finished(guest)
+    stages.require_finished(guest)
     existing = publish.existing_files(guest)
     if existing and not options.force:
         raise CannotCreateError(

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 
 from umldisk.config.guest import require_guest_name
 from umldisk.config.site import Site
-from umldisk.ops.naming import DEFAULT_DRIVES, utc_now
+from umldisk.ops.checkpoints.naming import DEFAULT_DRIVES, utc_now
+from umldisk.ops.checkpoints.storage import reading_catalog, required_catalog
+from umldisk.ops.checkpoints.taking import TakeReport
 from umldisk.ops.nightly import Status, judge_ages, write_metrics
-from umldisk.ops.storage import reading_catalog, required_catalog
-from umldisk.ops.take import TakeReport
 
 
 def publish_metrics(site: Site, report: TakeReport, path: str) -> None:

@@ -14,7 +14,7 @@ from umldisk.cli.sites import current_site
 from umldisk.errors import FINDINGS_EXIT_CODE
 
 if TYPE_CHECKING:
-    from umldisk.ops.checkpoints import ChangesReport
+    from umldisk.ops.checkpoints.comparing import ChangesReport
 
 _HELP = """Tell where checkpoint RIGHT of a drive of GUEST differs from checkpoint LEFT.
 
@@ -62,7 +62,7 @@ def diff(
     presenter: Presenter,
 ) -> None:
     """Compare, present."""
-    from umldisk.ops.checkpoints import compare_checkpoints
+    from umldisk.ops.checkpoints.comparing import compare_checkpoints
 
     site, progress = current_site(context), presenter.progress
     report = compare_checkpoints(site, guest, left, right, drive=drive, exact=exact, progress=progress)

@@ -16,7 +16,7 @@ from umldisk.cli.streams import binary_stdout
 from umldisk.errors import UsageError
 
 if TYPE_CHECKING:
-    from umldisk.ops.export import ExportOptions, ExportReport
+    from umldisk.ops.checkpoints.exporting import ExportOptions, ExportReport
 
 STDOUT = "-"
 
@@ -56,7 +56,7 @@ def export(
     context: click.Context, /, guest: str, name: str, out: str, *, drive: str | None, presenter: Presenter, **flags: Any
 ) -> None:
     """Write to a file or to stdout, present."""
-    from umldisk.ops.checkpoints import export_named
+    from umldisk.ops.checkpoints.comparing import export_named
 
     site, progress = current_site(context), presenter.progress
     if out == STDOUT:
@@ -71,7 +71,7 @@ def export(
 
 
 def _options(*, cow_over: str | None, force: bool, dry_run: bool) -> ExportOptions:
-    from umldisk.ops.export import ExportOptions
+    from umldisk.ops.checkpoints.exporting import ExportOptions
 
     return ExportOptions(cow_over=cow_over, replace=force, dry_run=dry_run)
 

@@ -15,7 +15,7 @@ from umldisk.cli.sites import current_site
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from umldisk.ops.checkpoint_list import Listed, Listing
+    from umldisk.ops.checkpoints.listing import Listed, Listing
 
 _HELP = """List the checkpoints of GUEST, or of all guests of the site, oldest first.
 
@@ -58,7 +58,7 @@ def list_(
     presenter: Presenter,
 ) -> None:
     """Select, list, present."""
-    from umldisk.ops.checkpoint_list import Selection, list_checkpoints
+    from umldisk.ops.checkpoints.listing import Selection, list_checkpoints
 
     selection = Selection(drive=drive, tags=tags, deleted=deleted)
     presenter.show(list_checkpoints(current_site(context), guest, selection), _lines)

@@ -13,7 +13,7 @@ from umldisk.cli.output import Presenter
 from umldisk.cli.sites import current_site
 
 if TYPE_CHECKING:
-    from umldisk.ops.checkpoint_marks import MarkReport
+    from umldisk.ops.checkpoints.marking import MarkReport
 
 _EXIT_CODES = """
 CHECKPOINT is a number, latest, or a time. What is said is a record of its own in the history.
@@ -131,7 +131,7 @@ def _mark(
     **options: Any,
 ) -> None:
     from umldisk.checkpoint.record import Kind
-    from umldisk.ops.checkpoint_marks import MarkOptions, mark
+    from umldisk.ops.checkpoints.marking import MarkOptions, mark
 
     report = mark(current_site(context), guest, Kind[kind], names, tag=tag, options=MarkOptions(**options))
     presenter.show(report, _lines)

@@ -16,7 +16,7 @@ from umldisk.errors import UsageError
 
 if TYPE_CHECKING:
     from umldisk.checkpoint.retention import Policy
-    from umldisk.ops.checkpoint_prune import CollectReport, Decided, PruneReport, SimulationReport
+    from umldisk.ops.checkpoints.pruning import CollectReport, Decided, PruneReport, SimulationReport
 
 _PRUNE_HELP = """Mark for removal the checkpoints of GUEST that no --keep rule keeps.
 
@@ -79,8 +79,8 @@ def prune(
     context: click.Context, /, guest: str, *, policy: Policy, days: int | None, presenter: Presenter, **options: Any
 ) -> None:
     """Decide and mark or simulate, present."""
-    from umldisk.ops.checkpoint_prune import PruneOptions, simulate_prune
-    from umldisk.ops.checkpoint_prune import prune as prune_guest
+    from umldisk.ops.checkpoints.pruning import PruneOptions, simulate_prune
+    from umldisk.ops.checkpoints.pruning import prune as prune_guest
 
     site, chosen = current_site(context), PruneOptions(**options)
     if days is None:
@@ -125,7 +125,7 @@ def gc(
     context: click.Context, /, guest: str | None, *, lock_wait_seconds: float, dry_run: bool, presenter: Presenter
 ) -> None:
     """Reclaim, present."""
-    from umldisk.ops.checkpoint_prune import collect
+    from umldisk.ops.checkpoints.pruning import collect
 
     site, progress = current_site(context), presenter.progress
     report = collect(site, guest, dry_run=dry_run, wait_seconds=lock_wait_seconds, progress=progress)

@@ -13,7 +13,7 @@ from umldisk.cli.output import Presenter, counted
 from umldisk.cli.sites import current_site
 
 if TYPE_CHECKING:
-    from umldisk.ops.checkpoint_rebuild import RebuildReport
+    from umldisk.ops.checkpoints.rebuilding import RebuildReport
 
 _HELP = """Make catalog.db anew from what the site's stores say.
 
@@ -44,7 +44,7 @@ Exit codes:
 @click.pass_context
 def rebuild(context: click.Context, /, *, lock_wait_seconds: float, dry_run: bool, presenter: Presenter) -> None:
     """Rebuild, present."""
-    from umldisk.ops.checkpoint_rebuild import rebuild_catalog
+    from umldisk.ops.checkpoints.rebuilding import rebuild_catalog
 
     report = rebuild_catalog(current_site(context), dry_run=dry_run, wait_seconds=lock_wait_seconds)
     presenter.show(report, _lines)

@@ -15,7 +15,7 @@ from umldisk.cli.sites import current_site
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from umldisk.ops.checkpoint_list import Shown
+    from umldisk.ops.checkpoints.listing import Shown
 
 _HELP = """Show all that is known of CHECKPOINT, and what was said of it since.
 
@@ -51,7 +51,7 @@ _CONSISTENCY = {
 @click.pass_context
 def show(context: click.Context, /, guest: str, name: str, *, drive: str | None, presenter: Presenter) -> None:
     """Find, present."""
-    from umldisk.ops.checkpoint_list import show_checkpoint
+    from umldisk.ops.checkpoints.listing import show_checkpoint
 
     presenter.show(show_checkpoint(current_site(context), guest, name, drive=drive), _lines)
 

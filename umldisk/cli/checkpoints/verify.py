@@ -16,7 +16,7 @@ from umldisk.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from umldisk.checkpoint.verifying import Damage
-    from umldisk.ops.checkpoint_verify import AnchorReport, StoreVerified, VerifyOptions, VerifyReport
+    from umldisk.ops.checkpoints.verifying import AnchorReport, StoreVerified, VerifyOptions, VerifyReport
 
 _VERIFY_HELP = """Prove the history of GUEST, or of all guests, then read again and hash what is stored.
 
@@ -88,7 +88,7 @@ def verify(
     context: click.Context, /, guest: str | None, name: str | None, *, presenter: Presenter, **options: Any
 ) -> None:
     """Parse, verify, present."""
-    from umldisk.ops.checkpoint_verify import verify_checkpoints
+    from umldisk.ops.checkpoints.verifying import verify_checkpoints
 
     site, progress = current_site(context), presenter.progress
     report = verify_checkpoints(site, guest, name, _options(**options), progress=progress)
@@ -98,7 +98,7 @@ def verify(
 
 
 def _options(*, everything: bool, **options: Any) -> VerifyOptions:
-    from umldisk.ops.checkpoint_verify import VerifyOptions
+    from umldisk.ops.checkpoints.verifying import VerifyOptions
 
     if everything and options["percent"] is not None:
         raise UsageError("--all and --sample exclude each other")
@@ -135,7 +135,7 @@ def _damage_lines(damage: Damage) -> Iterator[str]:
 @click.pass_context
 def anchor(context: click.Context, /, guest: str, *, presenter: Presenter) -> None:
     """Prove, present."""
-    from umldisk.ops.checkpoint_verify import make_anchor
+    from umldisk.ops.checkpoints.verifying import make_anchor
 
     presenter.show(make_anchor(current_site(context), guest), _anchor_lines)
 

@@ -14,10 +14,10 @@ from typing import Any, Self
 from umldisk.checkpoint.assemble import Assembled
 from umldisk.config.guest import Guest, boot_argv
 from umldisk.config.site import Site
-from umldisk.ops import evidence
-from umldisk.ops.evidence import EvidenceFile
-from umldisk.ops.restore_make import Made
-from umldisk.ops.restore_plan import DrivePlan, RestorePlan, Way
+from umldisk.ops.restoring import evidence
+from umldisk.ops.restoring.evidence import EvidenceFile
+from umldisk.ops.restoring.making import Made
+from umldisk.ops.restoring.planning import DrivePlan, RestorePlan, Way
 
 
 @dataclass(frozen=True, slots=True)

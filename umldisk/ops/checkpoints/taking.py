@@ -46,10 +46,10 @@ from umldisk.cow.inplace import SiblingPolicy
 from umldisk.cow.layers import RawLayer
 from umldisk.errors import BusyError, DataError, NoInputError, UsageError
 from umldisk.image.drives import Drive
-from umldisk.ops.naming import DEFAULT_DRIVES, utc_now
-from umldisk.ops.restore_stages import require_finished
-from umldisk.ops.storage import store_of
-from umldisk.ops.take_drive import OpenDrive, open_drive
+from umldisk.ops.checkpoints.drives import OpenDrive, open_drive
+from umldisk.ops.checkpoints.naming import DEFAULT_DRIVES, utc_now
+from umldisk.ops.checkpoints.storage import store_of
+from umldisk.ops.restoring.stages import require_finished
 from umldisk.progress import SILENT, Progress
 
 

@@ -27,7 +27,7 @@ from umldisk.cow import header as headers
 from umldisk.cow.journal import refuse_unfinished_merge
 from umldisk.errors import DataError, NoInputError
 from umldisk.image.drives import Drive
-from umldisk.ops.restore_plan import BaseFacts
+from umldisk.ops.restoring.planning import BaseFacts
 from umldisk.progress import SILENT, Progress
 from umldisk.system.digest import sparse_sha256
 from umldisk.system.files import DiskFile, open_disk

@@ -13,8 +13,8 @@ from umldisk.checkpoint import history
 from umldisk.checkpoint.catalog import Catalog
 from umldisk.checkpoint.store import Store
 from umldisk.config.site import Site
-from umldisk.ops.checkpoint_verify import BrokenHistoriesError
-from umldisk.ops.storage import catalog_path, moved_guests, stores_of
+from umldisk.ops.checkpoints.storage import catalog_path, moved_guests, stores_of
+from umldisk.ops.checkpoints.verifying import BrokenHistoriesError
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from tests.kit.peers import needs
 from tests.kit.restorable import ROOT, VAR, SmallerSite, broken_guest
 from umldisk.checkpoint.record import Kind, Record, digest_of
 from umldisk.errors import CannotCreateError, DataError, StorageError
-from umldisk.ops import evidence
-from umldisk.ops.restore import restore_guest
+from umldisk.ops.restoring import evidence
+from umldisk.ops.restoring.restore import restore_guest
 from umldisk.system.digest import sparse_sha256
 from umldisk.system.files import open_disk
 from umldisk.system.swapping import open_directory

@@ -10,8 +10,8 @@ from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.checkpoint.record import Consistency, Kind
 from umldisk.config.guest import require_guest_name
 from umldisk.config.site import Site
-from umldisk.ops.naming import find_checkpoint, utc_now
-from umldisk.ops.storage import reading_catalog, required_catalog, store_location
+from umldisk.ops.checkpoints.naming import find_checkpoint, utc_now
+from umldisk.ops.checkpoints.storage import reading_catalog, required_catalog, store_location
 
 
 @dataclass(frozen=True, slots=True)

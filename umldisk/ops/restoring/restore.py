@@ -3,7 +3,7 @@
     look      the guest's history is whole; bases that stay are what they were; a plan comes out (--dry-run ends here)
     make      .restoring/: disks from checkpoints, empty COW files, new tmp and swap, the digests of the evidence
     commit    one rename; from here on the restore will be finished, by this run or by the next one
-    exchange  old files leave for SITE/evidence, new ones come in; see `restore_stages`
+    exchange  old files leave for SITE/evidence, new ones come in; see `stages`
     settle    what the new bases are known to equal is written down, so that the next night reads only what changed
 
 A failure before the commit leaves the guest as it was. A restore that was cut off after it is finished by the next
@@ -33,13 +33,13 @@ from umldisk.checkpoint.store import Store, base_key, index_key
 from umldisk.config.guest import Guest, boot_argv
 from umldisk.config.site import Site
 from umldisk.errors import DataError, NoInputError
-from umldisk.ops import evidence, restore_plan, restore_stages
-from umldisk.ops.naming import utc_now
-from umldisk.ops.restore_bases import check_bases, known_indexes
-from umldisk.ops.restore_make import Making, make_all
-from umldisk.ops.restore_plan import RestorePlan, Way, Wish
-from umldisk.ops.restore_report import Outcome, RestoreReport, report
-from umldisk.ops.storage import catalog_path, store_of
+from umldisk.ops.checkpoints.naming import utc_now
+from umldisk.ops.checkpoints.storage import catalog_path, store_of
+from umldisk.ops.restoring import evidence, planning, stages
+from umldisk.ops.restoring.bases import check_bases, known_indexes
+from umldisk.ops.restoring.making import Making, make_all
+from umldisk.ops.restoring.planning import RestorePlan, Way, Wish
+from umldisk.ops.restoring.reporting import Outcome, RestoreReport, report
 from umldisk.progress import SILENT, Progress
 from umldisk.system.swapping import explained, open_directory
 
@@ -104,7 +104,7 @@ def _catalog(site: Site, *, writable: bool) -> Iterator[Catalog | None]:
 
 def is_unfinished(guest: Guest) -> bool:
     """Whether a restore was cut off after its commit, so that no build may touch the guest before it is finished."""
-    return os.path.isdir(guest.directory) and restore_stages.is_unfinished(guest.directory)
+    return os.path.isdir(guest.directory) and stages.is_unfinished(guest.directory)
 
 
 def _refuse_unfinished_build(guest: Guest) -> None:
@@ -129,23 +129,23 @@ class _Restoration:
 
     def rehearse(self) -> RestoreReport:
         """Look and plan, and report what would be done."""
-        if restore_stages.is_unfinished(self.guest.directory):
-            plan, made = restore_stages.read(self.guest.directory)
+        if stages.is_unfinished(self.guest.directory):
+            plan, made = stages.read(self.guest.directory)
             return report(self.site, self.guest, plan, Outcome.parse(made), resumed=True, dry_run=True)
         look = self._look()
         return report(self.site, self.guest, look.plan, Outcome(), dry_run=True)
 
     def carry_out(self, ownership: Ownership, holding: publish.Held) -> RestoreReport:
         """Finish what was cut off, and restore unless that was it."""
-        if restore_stages.is_unfinished(self.guest.directory):
-            plan, made = restore_stages.read(self.guest.directory)
+        if stages.is_unfinished(self.guest.directory):
+            plan, made = stages.read(self.guest.directory)
             self._finish(plan)
             if plan.wish == self.wish:
                 return report(self.site, self.guest, plan, Outcome.parse(made), resumed=True)
         look = self._look()
         with self._prepared(look, ownership) as outcome:
             holding.check()
-            restore_stages.commit(self.guest.directory, outcome.build())
+            stages.commit(self.guest.directory, outcome.build())
         self._finish(look.plan)
         return report(self.site, self.guest, look.plan, outcome)
 
@@ -156,20 +156,20 @@ class _Restoration:
         guest = self.guest
         history = verify_chain(self.store, self.catalog, guest.name)
         checkpoints = _checkpoints(history)
-        chosen = restore_plan.ways(guest, checkpoints, self.wish)
+        chosen = planning.ways(guest, checkpoints, self.wish)
         staying = [drive for drive, (way, _checkpoint) in chosen.items() if way is Way.EMPTY_COW]
         bases = check_bases(guest, staying, checkpoints, store=self.store, catalog=self.catalog, progress=self.progress)
         with open_directory(guest.directory) as directory:
             present = directory.names()
         time = self.clock().astimezone(UTC)
-        plan = restore_plan.plan_restore(
+        plan = planning.plan_restore(
             guest,
             chosen,
             wish=self.wish,
             bases=bases,
             present=present,
             time=time,
-            evidence=restore_plan.evidence_name(guest.name, time, evidence.taken_names(self.site.directory)),
+            evidence=planning.evidence_name(guest.name, time, evidence.taken_names(self.site.directory)),
             known=known_indexes(guest, self.catalog, bases),
         )
         evidence.require_keepable(guest.directory, plan.leaving)
@@ -183,19 +183,19 @@ class _Restoration:
         """Make everything new and read the evidence; without a commit all of it is removed."""
         directory = self.guest.directory
         indexes = {drive: load_index(self.store, checkpoint) for drive, checkpoint in look.checkpoints.items()}
-        stage = restore_stages.begin(directory, look.plan)
+        stage = stages.begin(directory, look.plan)
         try:
             made = make_all(Making(self.guest, look.plan, stage, self.store, indexes, ownership, self.progress))
             kept = evidence.examine(directory, look.plan.leaving, progress=self.progress)
             sums = evidence.write_texts(
-                os.path.join(stage, restore_stages.EVIDENCE),
+                os.path.join(stage, stages.EVIDENCE),
                 kept,
                 facts=self._facts(look.plan),
                 records=look.history,
             )
             yield Outcome(made, tuple(kept), sums)
         finally:
-            restore_stages.abandon(directory)
+            stages.abandon(directory)
 
     def _facts(self, plan: RestorePlan) -> dict[str, object]:
         """Return what evidence.json says besides its files."""
@@ -216,13 +216,13 @@ class _Restoration:
     def _finish(self, plan: RestorePlan) -> None:
         """Put a committed state in place, and write down what is known of it; can be done again from anywhere."""
         directory = self.guest.directory
-        restore_stages.exchange(directory, self.site.directory, plan)
+        stages.exchange(directory, self.site.directory, plan)
         for drive in plan.drives:
             if drive.way is Way.CHECKPOINT and drive.checkpoint is not None:
                 self._set_base(drive.drive, drive.checkpoint, str(drive.index_sha256))
         for name, index_sha256 in plan.known.items():
             self._set_state(name, index_sha256)
-        restore_stages.settle(directory)
+        stages.settle(directory)
 
     def _set_base(self, name: str, number: int, index_sha256: str) -> None:
         """Let the index of a checkpoint be the one that the drive's base equals."""

@@ -25,8 +25,8 @@ from umldisk.checkpoint.verifying import Sample, Verified, verify
 from umldisk.config.guest import require_guest_name
 from umldisk.config.site import Site
 from umldisk.errors import BusyError, HistoryError, NoInputError
-from umldisk.ops.naming import find_checkpoint, utc_now
-from umldisk.ops.storage import (
+from umldisk.ops.checkpoints.naming import find_checkpoint, utc_now
+from umldisk.ops.checkpoints.storage import (
     catalog_for_writing,
     moved_guests,
     reading_catalog,

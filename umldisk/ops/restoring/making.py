@@ -25,9 +25,9 @@ from umldisk.cow.creating import absolute_path, new_cow, new_header
 from umldisk.cow.dialect import Dialect
 from umldisk.errors import UmldiskError
 from umldisk.image.drives import Content, Drive
-from umldisk.ops.restore_bases import base_index
-from umldisk.ops.restore_plan import DrivePlan, RestorePlan, Way
-from umldisk.ops.restore_stages import NEW, SCRATCH
+from umldisk.ops.restoring.bases import base_index
+from umldisk.ops.restoring.planning import DrivePlan, RestorePlan, Way
+from umldisk.ops.restoring.stages import NEW, SCRATCH
 from umldisk.progress import SILENT, Progress
 from umldisk.system.digest import sparse_sha256
 from umldisk.system.files import open_disk

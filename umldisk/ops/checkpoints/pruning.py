@@ -21,8 +21,8 @@ from umldisk.checkpoint.record import Kind
 from umldisk.checkpoint.retention import Kept, Missed, Policy, Verdict, decide, require_policy
 from umldisk.checkpoint.simulate import simulate
 from umldisk.config.site import Site
-from umldisk.ops.naming import DEFAULT_DRIVES, utc_now
-from umldisk.ops.storage import (
+from umldisk.ops.checkpoints.naming import DEFAULT_DRIVES, utc_now
+from umldisk.ops.checkpoints.storage import (
     catalog_for_writing,
     reading_catalog,
     required_catalog,

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 
 from umldisk.config.guest import Guest
 from umldisk.errors import BusyError, StorageError
-from umldisk.ops import evidence, restore_plan
-from umldisk.ops.restore_plan import RestorePlan
+from umldisk.ops.restoring import evidence, planning
+from umldisk.ops.restoring.planning import RestorePlan
 from umldisk.system.files import open_disk
 from umldisk.system.staging import write_file
 from umldisk.system.swapping import Directory, open_directory
@@ -105,7 +105,7 @@ def read(directory: str) -> tuple[RestorePlan, bytes]:
         raise StorageError("no restore waits to be finished", where=directory)
     with open_directory(directory) as guest, guest.open(name) as stage:
         plan, made = (_read(stage, file) for file in (_PLAN, _MADE))
-        return restore_plan.parse(plan, where=stage.inside(_PLAN)), made
+        return planning.parse(plan, where=stage.inside(_PLAN)), made
 
 
 def _read(stage: Directory, name: str) -> bytes:

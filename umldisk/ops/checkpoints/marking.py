@@ -13,8 +13,8 @@ from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.checkpoint.record import Kind
 from umldisk.config.site import Site
 from umldisk.errors import NoInputError
-from umldisk.ops.naming import find_checkpoint, utc_now
-from umldisk.ops.storage import catalog_for_writing, required_catalog, store_of
+from umldisk.ops.checkpoints.naming import find_checkpoint, utc_now
+from umldisk.ops.checkpoints.storage import catalog_for_writing, required_catalog, store_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ from umldisk.checkpoint.index import Index
 from umldisk.checkpoint.store import Store
 from umldisk.config.site import Site
 from umldisk.errors import NoInputError, UsageError
-from umldisk.ops.export import ExportOptions, ExportReport, export_checkpoint, export_to_stream
-from umldisk.ops.naming import find_checkpoint
-from umldisk.ops.storage import required_catalog, store_of
+from umldisk.ops.checkpoints.exporting import ExportOptions, ExportReport, export_checkpoint, export_to_stream
+from umldisk.ops.checkpoints.naming import find_checkpoint
+from umldisk.ops.checkpoints.storage import required_catalog, store_of
 from umldisk.progress import SILENT, Progress
 
 

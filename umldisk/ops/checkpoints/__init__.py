@@ -1,0 +1,1 @@
+"""Whole operations with checkpoints: taking, listing, comparing, exporting, verifying, pruning them."""
