@@ -92,7 +92,8 @@ def assemble(assembly: Assembly, base: Base) -> Assembled:
         require_fit(assembly.guest.name, drive, share, workshop)
     _lay_out(assembly, shares)
     digests = _make_disks(assembly, shares, workshop)
-    _write_manifest(assembly, shares, manifest.describe_origin(base.origin, tree_sha256), digests)
+    about = manifest.describe_origin(base.origin, tree_sha256)
+    _write_manifest(assembly, shares, about, digests, facts.init)
     clear(assembly.scratch)
     return Assembled(base.origin, digests, _remarks(facts))
 
@@ -176,10 +177,20 @@ def _make_disks(assembly: Assembly, shares: Mapping[Drive, Tree], workshop: Work
 
 
 def _write_manifest(
-    assembly: Assembly, shares: Mapping[Drive, Tree], base: Mapping[str, Any], digests: Mapping[str, str]
+    assembly: Assembly,
+    shares: Mapping[Drive, Tree],
+    base: Mapping[str, Any],
+    digests: Mapping[str, str],
+    init: InitSystem,
 ) -> None:
     guest = assembly.guest
-    head = {"guest": guest.name, "base": base, "time": assembly.time_ns, "tools": _tool_versions()}
+    head = {
+        "guest": guest.name,
+        "base": base,
+        "init": init.value,
+        "time": assembly.time_ns,
+        "tools": _tool_versions(),
+    }
     drives = [manifest.describe_drive(guest, drive, digests[drive.name]) for drive in guest.drives]
     files = (row for drive, share in shares.items() for row in manifest.describe_tree(share, drive.name, at=drive))
     path = os.path.join(assembly.directory, manifest.FILE_NAME)

@@ -6,6 +6,7 @@ a host: the same inputs give the same manifest, byte for byte.
     format       1
     guest        the guest's name
     base         kind, source, sha256 of the archive or program, tree_sha256 of all that was read, packages
+    init         what the kernel runs first: busybox, sysvinit, systemd, other or none
     time         the newest time that was allowed on the disks, in nanoseconds (SOURCE_DATE_EPOCH or the base's newest)
     tools        name and version of what made them
     drives       for each: name, file, cow, mount, filesystem, size_bytes, uuid, digest
@@ -40,12 +41,13 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest as it was read: `drives` and `files` are the rows described above."""
+    """A manifest as it was read: `drives` and `files` are the rows described above; older ones have no `init`."""
 
     guest: str
     base: Mapping[str, Any]
     drives: tuple[Mapping[str, Any], ...]
     files: tuple[Mapping[str, Any], ...]
+    init: str = "other"
 
 
 def describe_tree(tree: Tree, drive: str | None = None, *, at: Drive | None = None) -> Iterator[dict[str, Any]]:
@@ -145,6 +147,7 @@ def read(directory: str) -> Manifest:
         number = found.get("format") if isinstance(found, dict) else None
         raise DataError("a manifest of another format", where=path, expected=FORMAT, found=number)
     try:
-        return Manifest(found["guest"], found["base"], tuple(found["drives"]), tuple(found["files"]))
+        rows = tuple(found["drives"]), tuple(found["files"])
+        return Manifest(found["guest"], found["base"], *rows, init=str(found.get("init", "other")))
     except (KeyError, TypeError) as error:
         raise DataError("the manifest lacks a part", where=path, found=str(error)) from error

@@ -14,7 +14,7 @@ from umldisk.config.reading import read_small_file
 from umldisk.config.settings import Bootstrap, Files, Interface, Login, Network, Route, is_named_base, is_object_store
 from umldisk.config.values import is_key_file, require_public_key
 from umldisk.errors import UmldiskError
-from umldisk.image.drives import Content, Drive
+from umldisk.image.drives import AtStart, Content, Drive
 
 _MOST_KEY_BYTES = 1 << 16
 
@@ -24,7 +24,7 @@ def assemble(guest: Effective, *, site: str, directory: str, complaints: list[Co
 
     What is wrong with its files of public keys is added to `complaints`; nothing else is looked at.
     """
-    base, overlay = guest.value("base"), guest.value("overlay")
+    base, overlay, kernel = guest.value("base"), guest.value("overlay"), guest.value("kernel")
     return Guest(
         guest.name,
         directory,
@@ -39,10 +39,13 @@ def assemble(guest: Effective, *, site: str, directory: str, complaints: list[Co
             apt_sources=guest.value("apt_sources"),
             modules=guest.value("modules"),
             overlay=None if overlay is None else _absolute(site, overlay),
+            agent=guest.value("agent"),
         ),
         memory=guest.value("memory"),
         user=guest.value("user"),
         store=_store(site, guest.value("store")),
+        kernel=kernel if "/" not in kernel else _absolute(site, kernel),
+        probe=guest.value("probe"),
     )
 
 
@@ -79,6 +82,7 @@ def _drive(guest: Effective, name: str, ubd: int) -> Drive:
         size_bytes=of("size"),
         content=of("fs"),
         copy_on_write=of("copy_on_write"),
+        at_start=of("policy") or AtStart.KEEP,
         **({} if mode is None else {"mount_mode": mode}),
     )
 

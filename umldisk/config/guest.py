@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from umldisk.config.settings import DEFAULT_MEMORY, EMBEDDED_BASE, SMALL_MEMORY, Bootstrap, Files
+from umldisk.config.settings import DEFAULT_KERNEL, DEFAULT_MEMORY, EMBEDDED_BASE, SMALL_MEMORY, Bootstrap, Files
 from umldisk.errors import DataError, UsageError
 from umldisk.image.drives import DRIVES, Drive, ubd_argument
 
@@ -22,7 +23,8 @@ class Guest:
 
     `base` is busybox, debian:SUITE, ubuntu:SUITE, the absolute path of an archive, directory or image, or "-" for an
     archive on stdin. `user` is who owns the disks when root builds them, by default the user named like the guest.
-    `store` is where its checkpoints are kept, a directory or s3://bucket/prefix; None is the site's own.
+    `store` is where its checkpoints are kept, a directory or s3://bucket/prefix; None is the site's own. `kernel` is an
+    absolute path, or the name of a program. `probe` is a shell command for `drill`.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Guest:
     memory: str | None = None
     user: str | None = None
     store: str | None = None
+    kernel: str = DEFAULT_KERNEL
+    probe: str | None = None
 
     @property
     def start_memory(self) -> str:
@@ -97,13 +101,18 @@ def boot_argv(guest: Guest, *, uml_dir: str | None = None) -> tuple[str, ...]:
         "initcall_blacklist=raid6_select_algo",
         *(ubd_argument(drive, guest.directory) for drive in guest.drives),
     )
-    length = len(os.fsencode(" ".join(argv[argv.index("linux") + 1 :])))
+    require_command_line(argv[argv.index("linux") + 1 :], guest.directory)
+    return argv
+
+
+def require_command_line(words: Sequence[str], directory: str) -> None:
+    """Raise DataError when UML would cut off its arguments, which hold the paths of the disks in `directory`."""
+    length = len(os.fsencode(" ".join(words)))
     if length > _COMMAND_LINE_BYTES:
         raise DataError(
             "the paths of the disks are too long for UML's command line",
-            where=guest.directory,
+            where=directory,
             expected=f"at most {_COMMAND_LINE_BYTES} bytes of arguments",
             found=length,
             hint="choose another directory with --site",
         )
-    return argv

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from umldisk.config import values
 from umldisk.config.kinds import BOOLEAN, FalseOr, Field, Kind, ListOf, Scalar, Tables, choice
 from umldisk.config.settings import (
+    DEFAULT_KERNEL,
     DEFAULT_MEMORY,
     EMBEDDED_BASE,
     SMALL_MEMORY,
@@ -25,7 +26,7 @@ from umldisk.config.settings import (
     Init,
     Network,
 )
-from umldisk.image.drives import DRIVES, Content, Drive
+from umldisk.image.drives import DRIVES, AtStart, Content, Drive
 
 ANY_NAME = "*"
 
@@ -73,6 +74,7 @@ _INTERFACES = Tables(
 )
 _VARIANTS = ("essential", "apt", "required", "minbase", "buildd", "important", "standard")
 _CONTENTS = choice(*(content.value for content in Content), of=Content)
+_AT_START = choice(*(policy.value for policy in AtStart), of=AtStart)
 _INITS = choice(*(init.value for init in Init), of=Init)
 _DEVICE_NAMES = choice(*(names.value for names in DeviceNames), of=DeviceNames)
 _MODULES = FalseOr(
@@ -88,6 +90,7 @@ KEYS = (
         "How much memory the guest is started with.",
     ),
     Key(("user",), values.USER, Unset("the guest's name"), "Who owns the disks when root builds them."),
+    Key(("kernel",), values.KERNEL, DEFAULT_KERNEL, "The UML kernel that the guest is started with."),
     Key(("store",), values.STORE, Unset("the site's store/"), "Where checkpoints of the guest's drives are kept."),
     Key(("overlay",), values.PATH, Unset("nothing"), "A directory that is laid over the base and the rendered files."),
     Key(
@@ -107,6 +110,8 @@ KEYS = (
         Unset("true where nobody else could log in there"),
         "Whether the first console is root's without a password.",
     ),
+    Key(("agent",), BOOLEAN, True, "Whether the guest answers the host on its first serial line."),
+    Key(("probe",), values.COMMAND, Unset("none"), "A shell command by which `drill` tells a good guest."),
     Key(
         ("layout",),
         _list(values.DRIVE_NAME, "names of drives", most=MOST_DRIVES),
@@ -143,6 +148,7 @@ KEYS = (
     Key(("drives", ANY_NAME, "mount"), values.MOUNT_POINT, Unset("none, for swap"), "Where it is mounted."),
     Key(("drives", ANY_NAME, "mount_mode"), values.MOUNT_MODE, "755", "The permissions of its top directory."),
     Key(("drives", ANY_NAME, "copy_on_write"), BOOLEAN, True, "Whether the guest writes to a COW file beside it."),
+    Key(("drives", ANY_NAME, "policy"), _AT_START, AtStart.KEEP.value, "What happens to it at every start."),
 )
 """All keys but those of tables in arrays, which their kinds list; in the order in which `config show` prints them."""
 
@@ -192,7 +198,12 @@ def drive_defaults(name: str, *, is_swap: bool) -> dict[str, Any]:
         return _as_toml(known)
     defaults = {path[2]: key.default for path, key in KEY_OF.items() if path[0] == "drives"}
     if is_swap:
-        return {"size": defaults["size"], "fs": Content.SWAP.value, "copy_on_write": False}
+        return {
+            "size": defaults["size"],
+            "fs": Content.SWAP.value,
+            "copy_on_write": False,
+            "policy": defaults["policy"],
+        }
     return {field: default for field, default in defaults.items() if not isinstance(default, Unset)}
 
 
@@ -200,7 +211,7 @@ def _as_toml(drive: Drive) -> dict[str, Any]:
     table: dict[str, Any] = {"size": size_text(drive.size_bytes), "fs": drive.content.value}
     if drive.mount_point is not None:
         table |= {"mount": drive.mount_point, "mount_mode": f"{drive.mount_mode:o}"}
-    return table | {"copy_on_write": drive.copy_on_write}
+    return table | {"copy_on_write": drive.copy_on_write, "policy": drive.at_start.value}
 
 
 def size_text(size_bytes: int) -> str:

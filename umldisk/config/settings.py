@@ -13,6 +13,7 @@ EMBEDDED_BASE = "busybox"
 STDIN_BASE = "-"
 BOOTSTRAPPED = ("debian", "ubuntu")
 """Before a colon and a suite: a base that mmdebstrap makes."""
+DEFAULT_KERNEL = "linux"
 SMALL_MEMORY, DEFAULT_MEMORY = "64M", "128M"
 """What a guest starts with on the embedded base, and on any other."""
 
@@ -109,7 +110,8 @@ class Files:
 
     `consoles` are the tty names that get a getty (con0 is tty0). `modules` are names of kernel modules, () for none
     and None for what suits the base: all where there is a modprobe, none on the embedded base. `apt_sources` are lines
-    of sources.list, None to leave the base's. `overlay` is a directory that is laid over everything.
+    of sources.list, None to leave the base's. `overlay` is a directory that is laid over everything. With `agent` the
+    guest answers the host on ttyS0.
     """
 
     device_names: DeviceNames = DeviceNames.UBDA
@@ -119,3 +121,4 @@ class Files:
     apt_sources: tuple[str, ...] | None = None
     modules: tuple[str, ...] | None = None
     overlay: str | None = None
+    agent: bool = True

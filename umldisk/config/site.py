@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 CONFIG_NAME = "umldisk.toml"
 SITE_VARIABLE = "UMLDISK_SITE"
 _GUESTS = "guests"
+_RUN = "run"
 _ROOT_SITE = "/var/uml"
 
 
@@ -38,6 +39,10 @@ class Site:
     def config_path(self) -> str:
         """Where the site's umldisk.toml lies if it has one."""
         return os.path.join(self.directory, CONFIG_NAME)
+
+    def run_directory(self, name: str) -> str:
+        """Where what is known of a running guest lies; it belongs to whoever starts guests, not to the guest."""
+        return os.path.join(self.directory, _RUN, require_guest_name(name))
 
     @cached_property
     def configuration(self) -> Configuration:

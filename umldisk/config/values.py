@@ -25,6 +25,8 @@ LARGEST_DRIVE_BYTES = 15 << 40
 
 PUBLIC_KEY_SUFFIX = ".pub"
 
+_MOST_COMMAND_BYTES = 1000
+
 _UNITS = {"": 1, "K": 1 << 10, "M": MIB, "G": GIB, "T": 1 << 40}
 _SIZE = re.compile(r"([0-9]{1,15})([KMGT]?)", re.ASCII)
 _SUITE = re.compile(r"[a-z][a-z0-9.+-]*", re.ASCII)
@@ -139,6 +141,12 @@ def _apt_source(text: str) -> str:
     return text
 
 
+def _command(text: str) -> str:
+    if not text.strip() or len(text.encode()) > _MOST_COMMAND_BYTES or not text.isprintable():
+        raise Wrong
+    return text
+
+
 def _interface_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]{0,14}", text, re.ASCII):
         raise Wrong
@@ -220,6 +228,7 @@ def _plain_text(pattern: str) -> Callable[[str], Any]:
 ADDRESS = Scalar("an IPv4 address such as 10.1.0.18", _host_address)
 APT_SOURCE = Scalar('a line of sources.list such as "deb http://deb.debian.org/debian bookworm main"', _apt_source)
 BASE = Scalar('"busybox", "debian:SUITE", "ubuntu:SUITE", the path of an archive, directory or image, or "-"', _base)
+COMMAND = Scalar("one line of at most 1,000 printable characters", _command)
 COMPONENT = Scalar("a component such as main", _plain_text(r"[A-Za-z0-9][A-Za-z0-9._-]*"))
 CONSOLE = Scalar(
     "tty0 to tty15 or ttyS0 to ttyS63", _plain_text(r"tty(?:[0-9]|1[0-5])|ttyS(?:[0-9]|[1-5][0-9]|6[0-3])")
@@ -233,6 +242,7 @@ HOST_NAME = Scalar("the name of a host", _plain_text(rf"(?=.{{1,253}}$){_LABEL}(
 INTERFACE_ADDRESS = Scalar('an IPv4 address with its network, such as "10.1.0.6/30"', _interface_address)
 INTERFACE_NAME = Scalar("at most 15 letters, digits, _, . and -, a letter first", _interface_name)
 SEARCH_DOMAIN = Scalar("a domain name such as example.org", HOST_NAME.parse)
+KERNEL = Scalar("the path of a kernel, or the name of a program", _path)
 MEMORY = Scalar('a size such as "64M"', _memory)
 MIRROR = Scalar(
     'the URL of a mirror, or "" for the distribution\'s own', _plain_text(r"(?:(?:https?|ftp|file|copy):/\S+)?")

@@ -38,6 +38,18 @@ class Content(Enum):
     SWAP = "swap"
 
 
+class AtStart(Enum):
+    """What happens to a drive whenever its guest is started.
+
+    KEEP leaves it as it is. DISCARD lets the guest write to a COW file that nobody sees again. REBUILD gives it what
+    `reset` does: a fresh COW file, or where there is none a new file system.
+    """
+
+    KEEP = "keep"
+    DISCARD = "discard"
+    REBUILD = "rebuild"
+
+
 @dataclass(frozen=True, slots=True)
 class Drive:
     """One disk of a guest: its number, where it is mounted, whether it runs copy-on-write.
@@ -52,6 +64,7 @@ class Drive:
     content: Content = Content.EXT4
     copy_on_write: bool = True
     mount_mode: int = 0o755
+    at_start: AtStart = AtStart.KEEP
 
     @property
     def file_name(self) -> str:
