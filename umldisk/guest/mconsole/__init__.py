@@ -1,0 +1,1 @@
+"""mconsole, the management console of a UML kernel: its packets, its commands, and a client for them."""
