@@ -1,0 +1,1 @@
+"""The life of a guest: started, waited for, looked at, stopped, reset."""
