@@ -8,6 +8,10 @@ A fresh COW file over a base shows a guest that base and nothing else. So the ba
 
 An index that is only known from reading the base once does not count: who had changed the base by then would have
 vouched for it.
+
+A guest whose policy rebuilds a drive at every start cannot wait for that each time. There the base is only glanced at:
+it must have the size and mtime that the COW file which goes has in its header, as the kernel demands of the two. That
+finds a base that was replaced or written to since, not one whose changer put its mtime back.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from umldisk.checkpoint.index import Index, parse
 from umldisk.checkpoint.store import Store, base_key
 from umldisk.config.guest import Guest
 from umldisk.cow import header as headers
+from umldisk.cow.file import read_header
 from umldisk.cow.journal import refuse_unfinished_merge
 from umldisk.errors import DataError, NoInputError
 from umldisk.image.drives import Drive
@@ -42,14 +47,14 @@ def check_bases(
     drives: Sequence[Drive],
     checkpoints: Iterable[Checkpoint],
     *,
-    store: Store,
+    store: Store | None,
     catalog: Catalog | None,
     progress: Progress = SILENT,
 ) -> dict[str, BaseFacts]:
     """Read the bases of these drives and return, by the drive's name, what vouches for each.
 
-    Raises DataError when one was changed, is a COW file or in the middle of a merge, NoInputError when one is missing
-    or nothing is known of it.
+    Without a store there are no checkpoints. Raises DataError when one was changed, is a COW file or in the middle of a
+    merge, NoInputError when one is missing or nothing is known of it.
     """
     known, built = list(checkpoints), _built_digests(guest)
     with progress.task("checking the bases", len(drives)) as task:
@@ -63,6 +68,43 @@ def check_bases(
     return facts
 
 
+def glance_at_bases(guest: Guest, drives: Sequence[Drive], *, catalog: Catalog | None) -> dict[str, BaseFacts]:
+    """Look at size and mtime of the bases of these drives, which are not read; return what is known of each.
+
+    Raises DataError when one is not what the drive's COW file was made on, is a COW file or in the middle of a merge,
+    NoInputError when one is missing.
+    """
+    facts = {}
+    for drive in drives:
+        with open_disk(guest.base_path(drive)) as disk:
+            _refuse_unusable(disk)
+            _require_as_in_header(guest, drive, disk)
+            state = catalog.base_state(guest.name, drive.name) if catalog else None
+            known = state.index_sha256 if state and state.holds_for(disk.status) else None
+            facts[drive.name] = BaseFacts(None, "", known)
+    return facts
+
+
+def _require_as_in_header(guest: Guest, drive: Drive, disk: DiskFile) -> None:
+    path = guest.cow_path(drive)
+    if path is None or not os.path.isfile(path):
+        return
+    try:
+        with open_disk(path) as cow:
+            header = read_header(cow)
+    except DataError:  # no COW file that says anything; it goes
+        return
+    expected, found = (header.size_bytes, header.mtime), (disk.size_bytes, disk.mtime_seconds & 0xFFFFFFFF)
+    if expected != found:
+        raise DataError(
+            f"the base of drive {drive.name} changed since its COW file was made",
+            where=disk.path,
+            expected=f"{expected[0]} bytes, mtime {expected[1]}",
+            found=f"{found[0]} bytes, mtime {found[1]}",
+            hint=f"umldisk reset {guest.name} {drive.name} reads all of it and compares it with what was built",
+        )
+
+
 class _Subject(NamedTuple):
     """A base that is looked at, the checkpoints of its drive, and what the catalog knows of it."""
 
@@ -73,7 +115,7 @@ class _Subject(NamedTuple):
     state: BaseState | None
 
 
-def _check(subject: _Subject, built: str | None, store: Store) -> BaseFacts:
+def _check(subject: _Subject, built: str | None, store: Store | None) -> BaseFacts:
     guest, drive, disk, own, state = subject
     _refuse_unusable(disk)
     digest = sparse_sha256(disk)
@@ -109,11 +151,11 @@ def _built_digests(guest: Guest) -> dict[str, str]:
     return {str(row.get("name")): str(row.get("digest")) for row in rows}
 
 
-def _maker(subject: _Subject, store: Store) -> Checkpoint | None:
+def _maker(subject: _Subject, store: Store | None) -> Checkpoint | None:
     """Return the newest checkpoint that the base equals, if the catalog says that there is one."""
     guest, drive, disk, own, state = subject
     same = [one for one in own if state is not None and one.taken.index_sha256 == state.index_sha256]
-    index = base_index(store, guest, drive) if same else None
+    index = base_index(store, guest, drive) if same and store is not None else None
     if index is None or index.digest() != same[-1].taken.index_sha256 or first_difference(disk, index) is not None:
         return None
     return same[-1]

@@ -69,6 +69,16 @@ def directory_of(site_directory: str) -> str:
     return os.path.join(site_directory, DIRECTORY)
 
 
+def require_movable(directory: str, names: Iterable[str]) -> None:
+    """Raise DataError unless each is a regular file, no symlink or device, which is all that goes away as a whole."""
+    for name in names:
+        path = os.path.join(directory, name)
+        with explained("look at", path):
+            mode = os.lstat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise DataError("cannot be removed: not a regular file", where=path)
+
+
 def require_keepable(directory: str, names: Iterable[str]) -> None:
     """Raise DataError unless each file can be moved and made read-only without touching anything else.
 

@@ -44,12 +44,12 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Making:
-    """What making needs: `indexes` of the checkpoints by drive, `time` for the new file systems."""
+    """What making needs: `indexes` of the checkpoints by drive, the `store` that has them, None when there are none."""
 
     guest: Guest
     plan: RestorePlan
     stage: str
-    store: Store
+    store: Store | None
     indexes: Mapping[str, Index]
     ownership: Ownership
     progress: Progress = SILENT
@@ -82,19 +82,20 @@ def _make(making: Making, plan: DrivePlan, drive: Drive) -> Made:
 
 
 def _assemble(making: Making, plan: DrivePlan, drive: Drive) -> Made:
-    path = making.path(plan.base)
+    path, store = making.path(plan.base), making.store
+    assert store is not None
     make_sparse(path, 0)
-    with _seed(making, drive) as seed, open_disk(path, writable=True) as target:
+    with _seed(making, store, drive) as seed, open_disk(path, writable=True) as target:
         index = making.indexes[plan.drive]
-        assembled = assemble(making.store, index, target, seed=seed, progress=making.progress)
+        assembled = assemble(store, index, target, seed=seed, progress=making.progress)
         target.sync()
         return Made(sparse_sha256(target), assembled)
 
 
 @contextlib.contextmanager
-def _seed(making: Making, drive: Drive) -> Iterator[Seed | None]:
+def _seed(making: Making, store: Store, drive: Drive) -> Iterator[Seed | None]:
     """Give the present base with the index that the store has for it, if both are there."""
-    index = base_index(making.store, making.guest, drive)
+    index = base_index(store, making.guest, drive)
     with contextlib.ExitStack() as stack:
         seed = None
         if index is not None:

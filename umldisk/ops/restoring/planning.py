@@ -12,7 +12,8 @@ younger; else the newest good one at or before the given time; else the newest g
 is never taken, and when it was asked for by number that is an error.
 
 What leaves goes to the evidence: COW files, disks that a checkpoint or a new disk replaces, and the journals beside
-them. Bases that stay are only looked at.
+them. Bases that stay are only looked at. A reset is the same with another choice of drives, none of which comes from a
+checkpoint (`resetting`), and it may remove what leaves.
 """
 
 from __future__ import annotations
@@ -33,8 +34,15 @@ from umldisk.errors import DataError, NoInputError, UsageError
 from umldisk.image.drives import Content, Drive
 
 FORMAT = 1
-_RECORDED_MOUNT = "/var"
+RECORDED_MOUNT = "/var"
 _SCRATCH_MOUNTS = ("/tmp", None)
+
+
+class Purpose(Enum):
+    """What a wish is for."""
+
+    RESTORE = "restore"
+    RESET = "reset"
 
 
 class Way(Enum):
@@ -48,21 +56,27 @@ class Way(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked for: a checkpoint's `number`, or the newest at or before `at`; `drives` () are all."""
+    """What is asked for: a checkpoint's `number`, or the newest at or before `at`; `drives` () are all.
+
+    A reset knows no checkpoints, and () are those that it means by default. What leaves is kept as evidence, unless
+    `keeps_evidence` is false: then it is removed.
+    """
 
     number: int | None = None
     at: datetime | None = None
     drives: tuple[str, ...] = ()
+    purpose: Purpose = Purpose.RESTORE
+    keeps_evidence: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class BaseFacts:
-    """What was found of a base that stays: its digest, and what vouches for it.
+    """What was found of a base that stays: its digest, and what vouches for it; None and "" when it was not read.
 
     `index_sha256` is of the index that it is known to equal, None when there is no such index.
     """
 
-    digest: str
+    digest: str | None
     reference: str
     index_sha256: str | None = None
 
@@ -88,7 +102,7 @@ class DrivePlan:
 
 @dataclass(frozen=True, slots=True)
 class RestorePlan:
-    """A whole restore: `leaving` are the files that go to the directory `evidence`, in this order.
+    """A whole restore: `leaving` are the files that go to the directory `evidence`, or with "" are removed, in order.
 
     `root` is the base of the drive that is mounted on "/". It is away while old and new files change places; when it is
     not itself replaced, it comes back. `known` maps drives to the digest of the index that their base is known to equal
@@ -111,8 +125,14 @@ class RestorePlan:
 
     def lines(self) -> list[str]:
         """Return the plan in words, a step a line."""
-        keep = f"keep {', '.join(self.leaving)} in evidence/{self.evidence}"
-        return [keep, *(line for drive in self.drives for line in _lines_of(drive))]
+        leaving = ", ".join(self.leaving)
+        if self.evidence:
+            return [f"keep {leaving} in evidence/{self.evidence}", *self.drive_lines()]
+        return [*([f"remove {leaving}"] if leaving else []), *self.drive_lines()]
+
+    def drive_lines(self) -> list[str]:
+        """Return in words how every drive comes back."""
+        return [line for drive in self.drives for line in _lines_of(drive)]
 
     def build(self) -> bytes:
         """Return the plan as a file."""
@@ -126,7 +146,8 @@ def _lines_of(plan: DrivePlan) -> list[str]:
         taken = f" of {plan.taken_at:%Y-%m-%d %H:%M:%S} UTC" if plan.taken_at else ""
         return [f"{plan.drive}: {plan.base} from checkpoint {plan.checkpoint}{taken}{cow}"]
     if plan.way is Way.EMPTY_COW:
-        return [f"{plan.drive}: a fresh {plan.cow} over {plan.base}, which is as {plan.reference} says"]
+        vouched = f"is as {plan.reference} says" if plan.reference else "was not read"
+        return [f"{plan.drive}: a fresh {plan.cow} over {plan.base}, which {vouched}"]
     if plan.way is Way.NEW:
         return [f"{plan.drive}: a new, empty {plan.base}{cow}"]
     return [f"{plan.drive}: {plan.base} stays as it is: it was never recorded, and nothing was kept beside it"]
@@ -148,11 +169,11 @@ def parse(data: bytes, *, where: str = "") -> RestorePlan:
             raise ValueError("another format")
         if os.path.basename(row["evidence"]) != row["evidence"]:
             raise ValueError("evidence elsewhere")
-        wish = row.pop("wish")
+        wish = _wish(row.pop("wish"))
         return RestorePlan(
             **row
             | {
-                "wish": Wish(wish["number"], _time(wish["at"]), tuple(wish["drives"])),
+                "wish": wish,
                 "time": datetime.fromisoformat(row["time"]),
                 "drives": tuple(_drive(drive) for drive in row["drives"]),
                 "leaving": tuple(row["leaving"]),
@@ -160,6 +181,11 @@ def parse(data: bytes, *, where: str = "") -> RestorePlan:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError("the plan of a restore cannot be read", where=where, found=str(error)) from error
+
+
+def _wish(row: Mapping[str, Any]) -> Wish:
+    purpose, keeps_evidence = Purpose(row["purpose"]), bool(row["keeps_evidence"])
+    return Wish(row["number"], _time(row["at"]), tuple(row["drives"]), purpose, keeps_evidence)
 
 
 def _drive(row: Mapping[str, Any]) -> DrivePlan:
@@ -179,7 +205,7 @@ def ways(guest: Guest, checkpoints: Sequence[Checkpoint], wish: Wish) -> dict[Dr
     Raises UsageError for drives that there are not, NoInputError when there is no such checkpoint, DataError when the
     one that is named is damaged.
     """
-    selected = _selected(guest, wish)
+    selected = selected_drives(guest, wish)
     named = _named(checkpoints, wish.number) if wish.number is not None else None
     if named is not None and named.drive not in {drive.name for drive in selected}:
         raise UsageError(f"checkpoint {named.number} is of another drive", found=named.drive)
@@ -198,7 +224,8 @@ def ways(guest: Guest, checkpoints: Sequence[Checkpoint], wish: Wish) -> dict[Dr
     return chosen
 
 
-def _selected(guest: Guest, wish: Wish) -> list[Drive]:
+def selected_drives(guest: Guest, wish: Wish) -> list[Drive]:
+    """Return the drives that a wish names, in the guest's order, or all; raises UsageError for one there is not."""
     names = [drive.name for drive in guest.drives]
     unknown = [name for name in wish.drives if name not in names]
     if unknown:
@@ -223,7 +250,7 @@ def is_scratch(drive: Drive) -> bool:
 
 
 def _from_checkpoint(drive: Drive, own: Collection[Checkpoint], wish: Wish) -> bool:
-    if drive.mount_point == _RECORDED_MOUNT:
+    if drive.mount_point == RECORDED_MOUNT:
         return True
     return bool(own) and not is_scratch(drive) and (drive.name in wish.drives or not drive.copy_on_write)
 
@@ -265,7 +292,8 @@ def plan_restore(
     leaving = tuple(name for name in wanted if name in present)
     root = next((drive.file_name for drive in guest.drives if drive.mount_point == "/"), None)
     root = root if root in present else None
-    return RestorePlan(guest.name, wish, time, evidence, drives, leaving, root, dict(known))
+    kept = evidence if leaving or wish.purpose is Purpose.RESTORE else ""
+    return RestorePlan(guest.name, wish, time, kept, drives, leaving, root, dict(known))
 
 
 def _plan_drive(drive: Drive, way: Way, checkpoint: Checkpoint | None, bases: Mapping[str, BaseFacts]) -> DrivePlan:

@@ -18,6 +18,7 @@ from umldisk.ops.restoring import evidence
 from umldisk.ops.restoring.evidence import EvidenceFile
 from umldisk.ops.restoring.making import Made
 from umldisk.ops.restoring.planning import DrivePlan, RestorePlan, Way
+from umldisk.ops.restoring.removed import RemovedFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,9 @@ class RestoredDrive:
 class RestoreReport:
     """What a restore did, or with `dry_run` would do.
 
-    `steps` are the plan in words. `evidence` is the directory with the old files, which are `kept`; `sums_sha256` is of
-    its SHA256SUMS. `resumed` says that an interrupted restore was finished.
+    `steps` are the plan in words. `evidence` is the directory with the old files, which are `kept`, "" when there is
+    none; `sums_sha256` is of its SHA256SUMS. `removed` are old files of which nothing is kept. `resumed` says that an
+    interrupted restore was finished.
     """
 
     guest: str
@@ -57,6 +59,7 @@ class RestoreReport:
     evidence: str
     kept: tuple[EvidenceFile, ...]
     sums_sha256: str
+    removed: tuple[RemovedFile, ...]
     boot_argv: tuple[str, ...]
     boot_command: str
     resumed: bool
@@ -70,6 +73,7 @@ class Outcome:
     made: Mapping[str, Made] = dataclasses.field(default_factory=dict)
     kept: tuple[EvidenceFile, ...] = ()
     sums_sha256: str = ""
+    removed: tuple[RemovedFile, ...] = ()
 
     def build(self) -> bytes:
         """Return it as a file."""
@@ -81,7 +85,8 @@ class Outcome:
         try:
             row = json.loads(data)
             made = {name: _made(one) for name, one in row["made"].items()}
-            return cls(made, tuple(EvidenceFile(**file) for file in row["kept"]), row["sums_sha256"])
+            removed = tuple(RemovedFile(**file) for file in row["removed"])
+            return cls(made, tuple(EvidenceFile(**file) for file in row["kept"]), row["sums_sha256"], removed)
         except (ValueError, KeyError, TypeError, AttributeError):
             return cls()
 
@@ -101,9 +106,10 @@ def report(
         directory=guest.directory,
         steps=tuple(plan.lines()),
         drives=tuple(_describe(guest, drive, outcome.made.get(drive.drive)) for drive in plan.drives),
-        evidence=os.path.join(evidence.directory_of(site.directory), plan.evidence),
+        evidence=os.path.join(evidence.directory_of(site.directory), plan.evidence) if plan.evidence else "",
         kept=outcome.kept,
         sums_sha256=outcome.sums_sha256,
+        removed=outcome.removed,
         boot_argv=argv,
         boot_command=shlex.join(argv),
         resumed=resumed,

@@ -9,6 +9,9 @@
 A failure before the commit leaves the guest as it was. A restore that was cut off after it is finished by the next
 `restore` of that guest: when the same thing is asked for, that is all it does, else the new wish follows.
 
+A reset (`resetting`) is a restore of other drives, none of them from a checkpoint. One that keeps no evidence and only
+glances at the bases needs no store, so that a guest can start without it.
+
 Who may change the store or the site's catalog is trusted; the guest, and the user that it runs as, are not. As root,
 what that user could have put in the way is not followed, and evidence is taken out of its reach.
 """
@@ -17,7 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,29 +35,25 @@ from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.checkpoint.store import Store, base_key, index_key
 from umldisk.config.guest import Guest, boot_argv
 from umldisk.config.site import Site
-from umldisk.errors import DataError, NoInputError
+from umldisk.errors import NoInputError
+from umldisk.image.drives import Drive
 from umldisk.ops.checkpoints.naming import utc_now
-from umldisk.ops.checkpoints.storage import catalog_path, store_of
 from umldisk.ops.restoring import evidence, planning, stages
-from umldisk.ops.restoring.bases import check_bases, known_indexes
+from umldisk.ops.restoring.bases import check_bases, glance_at_bases, known_indexes
+from umldisk.ops.restoring.holding import RestoreOptions, claimed_run, held, opened_catalog, store_for
 from umldisk.ops.restoring.making import Making, make_all
-from umldisk.ops.restoring.planning import RestorePlan, Way, Wish
+from umldisk.ops.restoring.planning import BaseFacts, Purpose, RestorePlan, Way, Wish
+from umldisk.ops.restoring.removed import RemovedFile, measure
 from umldisk.ops.restoring.reporting import Outcome, RestoreReport, report
+from umldisk.ops.restoring.resetting import reset_ways
 from umldisk.progress import SILENT, Progress
 from umldisk.system.swapping import explained, open_directory
 
 Clock = Callable[[], datetime]
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreOptions:
-    """How a restore is done; the store is waited for as long as `lock_wait_seconds`."""
-
-    dry_run: bool = False
-    lock_wait_seconds: float = 0
-
-
 _EVERYTHING, _DEFAULTS = Wish(), RestoreOptions()
+_AT_START = RestoreOptions(glance=True, is_claimed=True)
 
 
 def restore_guest(
@@ -74,32 +73,44 @@ def restore_guest(
     BusyError while the guest runs or somebody builds or restores it, CannotCreateError and StorageError when the disks
     cannot be written. In all these cases the guest is as it was.
     """
-    guest = site.guest(name)
+    return bring_back(site, site.guest(name), wish, store=store, options=options, clock=clock, progress=progress)
+
+
+def bring_back(
+    site: Site,
+    guest: Guest,
+    wish: Wish,
+    *,
+    store: Store | None = None,
+    options: RestoreOptions = _DEFAULTS,
+    clock: Clock = utc_now,
+    progress: Progress = SILENT,
+) -> RestoreReport:
+    """Restore or reset `guest`, as `restore_guest` says."""
     boot_argv(guest)  # a guest that nothing could boot is refused
     if not os.path.isdir(guest.directory):
         raise NoInputError("there is no such guest", where=guest.directory)
-    kept_in = store or store_of(site, guest)
-    with _catalog(site, writable=not options.dry_run) as catalog:
-        restoration = _Restoration(site, guest, wish, kept_in, catalog, clock, progress)
+    kept_in = store_for(site, guest, wish, options, store)
+    ownership = plan_ownership(guest, is_root=os.geteuid() == 0)
+    with claimed_run(site, guest, options), opened_catalog(site, options, is_made=kept_in is not None) as catalog:
+        restoration = _Restoration(site, guest, wish, options, kept_in, catalog, clock, progress)
         if options.dry_run:
             with publish.held(guest):
                 return restoration.rehearse()
-        ownership = plan_ownership(guest, is_root=os.geteuid() == 0)
-        with kept_in.writing(guest.name, wait_seconds=options.lock_wait_seconds), publish.claimed(guest, ownership):
-            _refuse_unfinished_build(guest)
-            with publish.held(guest) as holding:
-                return restoration.carry_out(ownership, holding)
+        with held(guest, kept_in, ownership, options) as holding:
+            return restoration.carry_out(ownership, holding)
 
 
-@contextlib.contextmanager
-def _catalog(site: Site, *, writable: bool) -> Iterator[Catalog | None]:
-    """Open the site's catalog; None where there is none and none is to be made."""
-    path = catalog_path(site)
-    if not writable and not os.path.lexists(path):
-        yield None
+def finish_reset(site: Site, guest: Guest) -> None:
+    """Finish a reset that was cut off, the guest's run being claimed; do nothing when there is none.
+
+    Raises BusyError when it was a restore: that is for somebody who wants one.
+    """
+    if not is_unfinished(guest):
         return
-    with Catalog.open(path, writable=writable) as catalog:
-        yield catalog
+    ownership = plan_ownership(guest, is_root=os.geteuid() == 0)
+    with opened_catalog(site, _AT_START, is_made=False) as catalog, held(guest, None, ownership, _AT_START):
+        _Restoration(site, guest, _EVERYTHING, _AT_START, None, catalog, utc_now, SILENT).finish()
 
 
 def is_unfinished(guest: Guest) -> bool:
@@ -107,22 +118,15 @@ def is_unfinished(guest: Guest) -> bool:
     return os.path.isdir(guest.directory) and stages.is_unfinished(guest.directory)
 
 
-def _refuse_unfinished_build(guest: Guest) -> None:
-    if publish.is_unfinished(guest):
-        hint = f"finish it first: umldisk build {guest.name}"
-        raise DataError(
-            "a build of the guest was cut off while it put disks in place", where=guest.directory, hint=hint
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class _Restoration:
-    """One restore with all that it needs; its methods are the steps."""
+    """One restore with all that it needs; its methods are the steps. A wish that needs no store may have none."""
 
     site: Site
     guest: Guest
     wish: Wish
-    store: Store
+    options: RestoreOptions
+    store: Store | None
     catalog: Catalog | None
     clock: Clock
     progress: Progress
@@ -133,13 +137,12 @@ class _Restoration:
             plan, made = stages.read(self.guest.directory)
             return report(self.site, self.guest, plan, Outcome.parse(made), resumed=True, dry_run=True)
         look = self._look()
-        return report(self.site, self.guest, look.plan, Outcome(), dry_run=True)
+        return report(self.site, self.guest, look.plan, Outcome(removed=look.removed), dry_run=True)
 
     def carry_out(self, ownership: Ownership, holding: publish.Held) -> RestoreReport:
         """Finish what was cut off, and restore unless that was it."""
         if stages.is_unfinished(self.guest.directory):
-            plan, made = stages.read(self.guest.directory)
-            self._finish(plan)
+            plan, made = self.finish()
             if plan.wish == self.wish:
                 return report(self.site, self.guest, plan, Outcome.parse(made), resumed=True)
         look = self._look()
@@ -149,16 +152,24 @@ class _Restoration:
         self._finish(look.plan)
         return report(self.site, self.guest, look.plan, outcome)
 
+    def finish(self) -> tuple[RestorePlan, bytes]:
+        """Finish what was cut off, and return its plan and what it made; without a store that must be a reset."""
+        plan, made = stages.read(self.guest.directory)
+        if self.store is None and plan.wish.purpose is not Purpose.RESET:
+            stages.require_finished(self.guest)
+        self._finish(plan)
+        return plan, made
+
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def _look(self) -> _Look:
         """Read what there is, decide, and refuse what cannot end well; nothing is changed."""
         guest = self.guest
-        history = verify_chain(self.store, self.catalog, guest.name)
+        history = verify_chain(self.store, self.catalog, guest.name) if self.store else []
         checkpoints = _checkpoints(history)
-        chosen = planning.ways(guest, checkpoints, self.wish)
+        chosen = self._choose(checkpoints)
         staying = [drive for drive, (way, _checkpoint) in chosen.items() if way is Way.EMPTY_COW]
-        bases = check_bases(guest, staying, checkpoints, store=self.store, catalog=self.catalog, progress=self.progress)
+        bases = self._vouch(staying, checkpoints)
         with open_directory(guest.directory) as directory:
             present = directory.names()
         time = self.clock().astimezone(UTC)
@@ -169,12 +180,39 @@ class _Restoration:
             bases=bases,
             present=present,
             time=time,
-            evidence=planning.evidence_name(guest.name, time, evidence.taken_names(self.site.directory)),
+            evidence=self._evidence_name(time),
             known=known_indexes(guest, self.catalog, bases),
         )
-        evidence.require_keepable(guest.directory, plan.leaving)
-        evidence.require_one_file_system(guest.directory, self.site.directory)
-        return _Look(plan, history, {drive.name: one for drive, (_way, one) in chosen.items() if one})
+        removed = self._require_leaving(plan)
+        return _Look(plan, history, {drive.name: one for drive, (_way, one) in chosen.items() if one}, removed)
+
+    def _evidence_name(self, time: datetime) -> str:
+        if not self.wish.keeps_evidence:
+            return ""
+        return planning.evidence_name(self.guest.name, time, evidence.taken_names(self.site.directory))
+
+    def _choose(self, checkpoints: Sequence[Checkpoint]) -> Mapping[Drive, tuple[Way, Checkpoint | None]]:
+        if self.wish.purpose is Purpose.RESET:
+            return reset_ways(self.guest, self.wish)
+        return planning.ways(self.guest, checkpoints, self.wish)
+
+    def _vouch(self, staying: Sequence[Drive], checkpoints: Sequence[Checkpoint]) -> dict[str, BaseFacts]:
+        if self.options.glance:
+            return glance_at_bases(self.guest, staying, catalog=self.catalog)
+        return check_bases(
+            self.guest, staying, checkpoints, store=self.store, catalog=self.catalog, progress=self.progress
+        )
+
+    def _require_leaving(self, plan: RestorePlan) -> tuple[RemovedFile, ...]:
+        """Refuse what cannot be moved out of the way; return what will be lost by that."""
+        directory = self.guest.directory
+        if plan.evidence:
+            evidence.require_keepable(directory, plan.leaving)
+            evidence.require_one_file_system(directory, self.site.directory)
+            return ()
+        evidence.require_movable(directory, plan.leaving)
+        bases = {drive.cow_name: self.guest.base_path(drive) for drive in self.guest.drives if drive.cow_name}
+        return measure(directory, plan.leaving, bases)
 
     # -- making -------------------------------------------------------------------------------------------------------
 
@@ -182,10 +220,14 @@ class _Restoration:
     def _prepared(self, look: _Look, ownership: Ownership) -> Iterator[Outcome]:
         """Make everything new and read the evidence; without a commit all of it is removed."""
         directory = self.guest.directory
-        indexes = {drive: load_index(self.store, checkpoint) for drive, checkpoint in look.checkpoints.items()}
+        store, checkpoints = self.store, look.checkpoints.items()
+        indexes = {drive: load_index(store, checkpoint) for drive, checkpoint in checkpoints if store}
         stage = stages.begin(directory, look.plan)
         try:
-            made = make_all(Making(self.guest, look.plan, stage, self.store, indexes, ownership, self.progress))
+            made = make_all(Making(self.guest, look.plan, stage, store, indexes, ownership, self.progress))
+            if not look.plan.evidence:
+                yield Outcome(made, removed=look.removed)
+                return
             kept = evidence.examine(directory, look.plan.leaving, progress=self.progress)
             sums = evidence.write_texts(
                 os.path.join(stage, stages.EVIDENCE),
@@ -208,7 +250,7 @@ class _Restoration:
                 {"drive": drive.drive, "file": drive.base, "digest": drive.digest, "as": drive.reference}
                 for drive in staying
             ],
-            "restored": plan.lines()[1:],
+            "restored": plan.drive_lines(),
         }
 
     # -- finishing ----------------------------------------------------------------------------------------------------
@@ -229,6 +271,7 @@ class _Restoration:
         if self.catalog is not None:
             self.catalog.forget_base_state(self.guest.name, name)
         with contextlib.suppress(NoInputError):  # reclaimed before a second run: nothing is known then
+            assert self.store is not None
             self.store.put(base_key(self.guest.name, name), self.store.get(index_key(self.guest.name, number)))
             self._set_state(name, index_sha256)
 
@@ -248,6 +291,7 @@ class _Look:
     plan: RestorePlan
     history: Chained
     checkpoints: Mapping[str, Checkpoint]
+    removed: tuple[RemovedFile, ...]
 
 
 def _checkpoints(history: Chained) -> list[Checkpoint]:

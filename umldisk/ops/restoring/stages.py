@@ -5,6 +5,8 @@
     SITE/evidence/…     the old files, read-only: they have left
     GUEST/.returning/   what .restored was; the new files are coming in
 
+A reset that keeps no evidence leaves the old files in the directory until that is removed at the very end.
+
 Many renames are not one, but renaming .restoring to .restored is: before it the guest is as it was, after it the new
 state is whole and will be put in place. Which of the directories is there says how far that came, so that it can be
 cut off anywhere and be taken up by the next restore, which ends the same.
@@ -22,9 +24,10 @@ import os
 from collections.abc import Sequence
 
 from umldisk.config.guest import Guest
-from umldisk.errors import BusyError, StorageError
+from umldisk.errors import BusyError, StorageError, UmldiskError
 from umldisk.ops.restoring import evidence, planning
-from umldisk.ops.restoring.planning import RestorePlan
+from umldisk.ops.restoring.planning import RestorePlan, Wish
+from umldisk.ops.restoring.resetting import command
 from umldisk.system.files import open_disk
 from umldisk.system.staging import write_file
 from umldisk.system.swapping import Directory, open_directory
@@ -44,8 +47,19 @@ def is_unfinished(directory: str) -> bool:
 def require_finished(guest: Guest) -> None:
     """Raise BusyError when a new state of the guest waits to be put in place: its disks are being exchanged."""
     if os.path.isdir(guest.directory) and is_unfinished(guest.directory):
-        hint = f"finish it with umldisk restore {guest.name}"
-        raise BusyError("a restore of this guest was not finished", where=guest.directory, hint=hint)
+        wish = _unfinished_wish(guest.directory)
+        raise BusyError(
+            f"a {wish.purpose.value} of this guest was not finished",
+            where=guest.directory,
+            hint=f"finish it with {command(guest.name, wish)}",
+        )
+
+
+def _unfinished_wish(directory: str) -> Wish:
+    try:
+        return read(directory)[0].wish
+    except UmldiskError:
+        return Wish()
 
 
 def _waiting(directory: str) -> str | None:
@@ -145,6 +159,9 @@ def _move_out(guest: Directory, stage: Directory, site_directory: str, plan: Res
             guest.move(plan.guard, new)
             new.sync()
         guest.sync()
+    if not plan.evidence:
+        _set_aside(guest, stage, plan)
+        return
     place = evidence.make_place(site_directory)
     with open_directory(place) as above:
         if stage.has_directory(EVIDENCE):
@@ -155,18 +172,28 @@ def _move_out(guest: Directory, stage: Directory, site_directory: str, plan: Res
         evidence.close_directory(above, plan.evidence)
 
 
+def _set_aside(guest: Directory, stage: Directory, plan: RestorePlan) -> None:
+    """Move the old files to where `settle` removes them."""
+    with stage.open(EVIDENCE) as gone:
+        _leave(guest, gone, _root_first(plan.leaving, plan.root))
+
+
 def _root_first(names: Sequence[str], root: str | None) -> list[str]:
     return sorted(names, key=lambda name: name != root)
 
 
 def _fill_evidence(guest: Directory, stage: Directory, names: Sequence[str]) -> None:
     with stage.open(EVIDENCE) as kept:
-        for name in names:
-            if kept.mode_of(name) is None and guest.mode_of(name) is not None:
-                guest.move(name, kept)
-        kept.sync()
-        guest.sync()
+        _leave(guest, kept, names)
         evidence.close_files(kept)
+
+
+def _leave(guest: Directory, kept: Directory, names: Sequence[str]) -> None:
+    for name in names:
+        if kept.mode_of(name) is None and guest.mode_of(name) is not None:
+            guest.move(name, kept)
+    kept.sync()
+    guest.sync()
 
 
 def _move_in(new: Directory, guest: Directory, *, last: str | None) -> None:

@@ -1,0 +1,96 @@
+"""What a restore or reset needs to itself before it looks: the guest's run, the store, the directory, the disks.
+
+In this order, which is that of every command that takes more than one of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from umldisk.build import publish
+from umldisk.build.ownership import Ownership
+from umldisk.checkpoint.catalog import Catalog
+from umldisk.checkpoint.store import Store
+from umldisk.config.guest import Guest
+from umldisk.config.site import Site
+from umldisk.errors import BusyError, DataError, NoInputError
+from umldisk.guest import rundir
+from umldisk.guest.state import LOCK
+from umldisk.ops.checkpoints.storage import catalog_path, store_location, store_of
+from umldisk.ops.restoring.planning import Purpose, Wish
+from umldisk.system import locks
+from umldisk.system.files import open_disk
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """How a restore is done; the store is waited for as long as `lock_wait_seconds`.
+
+    With `glance` the bases that stay are not read (`bases`). `is_claimed` says that the caller has claimed the guest's
+    run already.
+    """
+
+    dry_run: bool = False
+    lock_wait_seconds: float = 0
+    glance: bool = False
+    is_claimed: bool = False
+
+
+def store_for(site: Site, guest: Guest, wish: Wish, options: RestoreOptions, given: Store | None) -> Store | None:
+    """Return the store where one is needed; what was never recorded can be reset without making one."""
+    if wish.purpose is Purpose.RESET:
+        is_needed = wish.keeps_evidence or not options.glance
+        is_there = os.path.lexists(catalog_path(site)) or os.path.lexists(store_location(site, guest))
+        if not is_needed or not (is_there or given or "://" in store_location(site, guest)):
+            return None
+    return given or store_of(site, guest)
+
+
+def claimed_run(site: Site, guest: Guest, options: RestoreOptions) -> contextlib.AbstractContextManager[object]:
+    """Keep everybody from starting the guest; a rehearsal only looks whether somebody does."""
+    run_directory = site.run_directory(guest.name)
+    if options.is_claimed:
+        return contextlib.nullcontext()
+    if options.dry_run:
+        _refuse_running(guest, os.path.join(run_directory, LOCK))
+        return contextlib.nullcontext()
+    return rundir.claim(run_directory)
+
+
+def _refuse_running(guest: Guest, path: str) -> None:
+    with contextlib.suppress(NoInputError), open_disk(path) as lock:  # none yet, or not ours to open
+        if other := locks.holder(lock.fd):
+            raise BusyError("the guest runs, or is being started or stopped", where=guest.name, pid=other.pid)
+
+
+@contextlib.contextmanager
+def held(guest: Guest, store: Store | None, ownership: Ownership, options: RestoreOptions) -> Iterator[publish.Held]:
+    """Hold the store, the guest's directory and its disks against everybody else."""
+    with contextlib.ExitStack() as stack:
+        if store is not None:
+            stack.enter_context(store.writing(guest.name, wait_seconds=options.lock_wait_seconds))
+        stack.enter_context(publish.claimed(guest, ownership))
+        _refuse_unfinished_build(guest)
+        yield stack.enter_context(publish.held(guest))
+
+
+@contextlib.contextmanager
+def opened_catalog(site: Site, options: RestoreOptions, *, is_made: bool) -> Iterator[Catalog | None]:
+    """Open the site's catalog; None where there is none and none is to be made."""
+    path, writable = catalog_path(site), not options.dry_run
+    if not (writable and is_made) and not os.path.lexists(path):
+        yield None
+        return
+    with Catalog.open(path, writable=writable) as catalog:
+        yield catalog
+
+
+def _refuse_unfinished_build(guest: Guest) -> None:
+    if publish.is_unfinished(guest):
+        hint = f"finish it first: umldisk build {guest.name}"
+        raise DataError(
+            "a build of the guest was cut off while it put disks in place", where=guest.directory, hint=hint
+        )
