@@ -13,6 +13,8 @@ from umldisk.errors import NoInputError, StorageError
 from umldisk.system.locks import try_lock
 from umldisk.system.process import DISCARD, find_program, run
 
+WAIT_SECONDS = 60
+
 
 @pytest.fixture
 def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -129,7 +131,7 @@ def test_a_lock_lives_as_long_as_the_program_that_keeps_it(program: Path, tmp_pa
     assert not lock_is_free(tmp_path)
     with (tmp_path / "fifo").open("w") as fifo:
         fifo.write("end\n")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + WAIT_SECONDS
     while not lock_is_free(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert lock_is_free(tmp_path)
@@ -181,7 +183,7 @@ def test_a_group_may_tidy_up_and_ends_with_its_children(program: Path, lock: int
     with pytest.raises(Interrupted):
         run([name], stdin=b"go\n", cwd=tmp_path, kept_lock=lock)
     assert (tmp_path / "tidied").read_text() == "tidy\n"
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + WAIT_SECONDS
     while is_alive(tmp_path / "child") and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not is_alive(tmp_path / "child")

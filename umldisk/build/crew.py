@@ -7,7 +7,7 @@
 
 Almost all of it is done by other programs, or by code that lets go of Python's lock. The root disk is most of the work;
 one more thread makes all other disks in that time. When one disk fails, or we are interrupted, the programs of all
-others are killed (`umldisk.system.process.Leash`).
+others are killed (`umldisk.system.process.Leash`), and all threads have ended before anything is tidied up.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 from umldisk.build.disks import Workshop, check, make_ext_disk, make_swap_disk
 from umldisk.build.pool import Stored
@@ -26,6 +27,7 @@ from umldisk.config.guest import Guest
 from umldisk.errors import CannotCreateError, StorageError
 from umldisk.image.drives import Content, Drive
 from umldisk.progress import Task
+from umldisk.system.deferring import interruptions_deferred
 from umldisk.system.digest import sparse_sha256
 from umldisk.system.files import open_disk
 from umldisk.system.process import NOTICE_SECONDS, Leash
@@ -65,12 +67,25 @@ def make_disks(plans: Sequence[DiskPlan], workshop: Workshop, *, task: Task) -> 
     """
     with _crew() as (workers, helpers):
         maker = _Maker(workshop, helpers, task)
-        jobs = {plan.drive.name: workers.submit(maker.make, plan) for plan in plans}
-        for job in jobs.values():
-            while not wait([job], NOTICE_SECONDS).done:
-                pass
-            job.result()
+        ended: SimpleQueue[Future[str]] = SimpleQueue()
+        with interruptions_deferred():  # an executor does not wait for a thread whose start was broken off
+            jobs = {plan.drive.name: workers.submit(maker.make, plan) for plan in plans}
+            for job in jobs.values():
+                job.add_done_callback(ended.put)
+        for _job in jobs:
+            _next(ended).result()
         return {name: job.result() for name, job in jobs.items()}
+
+
+def _next(ended: SimpleQueue[Future[str]]) -> Future[str]:
+    """Wait for a job to end.
+
+    An interruption in the middle of `concurrent.futures.wait`, and of all that waits by `threading.Condition`, can
+    come out as a RuntimeError about a lock; this kind of queue is not written in Python.
+    """
+    while True:
+        with contextlib.suppress(Empty):
+            return ended.get(timeout=NOTICE_SECONDS)
 
 
 @contextlib.contextmanager
@@ -84,8 +99,9 @@ def _crew() -> Iterator[tuple[Executor, Executor]]:
         try:
             yield workers, helpers
         except BaseException:
-            workers.shutdown(wait=False, cancel_futures=True)
-            leash.pull()
+            with interruptions_deferred():
+                workers.shutdown(wait=False, cancel_futures=True)
+                leash.pull()
             raise
 
 
