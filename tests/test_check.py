@@ -144,7 +144,10 @@ def test_a_tebibyte_is_looked_over_in_little_memory(tmp_path: Path) -> None:
     os.truncate(backing, 1 << 40)
     cow = tmp_path / "root_cow"
     header = headers.build(
-        Dialect.V3, backing_path=os.fsencode(backing), mtime=int(backing.stat().st_mtime), size_bytes=1 << 40
+        Dialect.V3,
+        backing_path=os.fsencode(backing),
+        mtime=backing.stat().st_mtime_ns // 1_000_000_000,
+        size_bytes=1 << 40,
     )
     cow.write_bytes(header.raw)
     os.truncate(cow, header.geometry.file_bytes)

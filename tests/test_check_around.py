@@ -174,7 +174,7 @@ def test_what_is_no_file_at_all(tmp_path: Path, name: str) -> None:
     started = time.monotonic()
     with pytest.raises(NoInputError):
         check(tmp_path / name)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 # -- findings ---------------------------------------------------------------------------------------------------------

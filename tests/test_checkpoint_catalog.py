@@ -24,7 +24,9 @@ from umldisk.checkpoint import history
 from umldisk.checkpoint.basestate import BackingIdentity, BaseState
 from umldisk.checkpoint.catalog import Catalog, opening
 from umldisk.checkpoint.record import WHOLE, Kind, Record, digest_of, verification
+from umldisk.checkpoint.recording import settled
 from umldisk.errors import DataError, HistoryError, NoInputError
+from umldisk.system.files import open_disk
 
 ROOT = Path(__file__).parents[1]
 
@@ -204,9 +206,11 @@ def test_a_base_state_holds_until_the_file_changes_in_any_way(tmp_path: Path) ->
     backing, copy = tmp_path / "var_fs", tmp_path / "copy"
     backing.write_bytes(b"contents")
     shutil.copy2(backing, copy)
-    identity = BackingIdentity.of(backing.stat())
+    with open_disk(backing) as disk:
+        identity = settled(disk)  # what follows is in a later tick of the file system's clock
     assert identity is not None
     state = BaseState("web", "var", "ab" * 32, identity)
+    assert state.holds_for(backing.stat())
     assert not state.holds_for(copy.stat())
     before = backing.stat()
     backing.write_bytes(b"Contents")

@@ -182,12 +182,12 @@ def test_two_nights_of_a_large_disk_cost_what_changed() -> None:
     base = replaced(None, items * CHUNK_BYTES, names)
     changed = {n * CHUNK_BYTES: b"x" * 32 for n in range(1000, items, items // 50)}
     night = replaced(base, base.size_bytes, changed)
-    began = time.perf_counter()
+    began = time.process_time()
     runs = list(differing(base, night))
-    walked = time.perf_counter() - began
-    began = time.perf_counter()
+    walked = time.process_time() - began
+    began = time.process_time()
     sum(1 for _chunk in base.chunks())
-    counted = time.perf_counter() - began
+    counted = time.process_time() - began
     assert [run.start for run in runs] == [place // 512 for place in changed]
     assert walked < counted / 2
 

@@ -139,13 +139,21 @@ def test_every_write_after_a_look_makes_the_file_look_different(tmp_path: Path) 
             assert BackingIdentity.of(disk.status) != look
 
 
-def test_a_look_costs_at_most_a_tick_of_the_clock(tmp_path: Path) -> None:
+def test_a_look_costs_at_most_a_tick_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = model.write_image(tmp_path / "var_fs", IMAGE)
+    sleep, slept = time.sleep, [0.0]
+
+    def counted(seconds: float) -> None:
+        slept[-1] += seconds
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", counted)
     with open_disk(path) as disk:
         settled(disk)
-        started = time.monotonic()
+        slept.append(0.0)
         assert settled(disk) == BackingIdentity.of(os.stat(path))
-        assert time.monotonic() - started < 0.1
+    assert slept[0] < 0.1
+    assert slept[1] == 0
 
 
 @pytest.mark.parametrize(("ahead_ns", "waits"), [(50_000_000, True), (60_000_000_000, False)])

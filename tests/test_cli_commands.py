@@ -74,7 +74,7 @@ def test_create_in_every_dialect(dialect: Dialect, base: Path, cow: Path, capsys
         "backing": str(base),
         "size_bytes": SIZE_BYTES,
         "dialect": dialect.value,
-        "mtime": int(base.stat().st_mtime),
+        "mtime": base.stat().st_mtime_ns // 1_000_000_000,
         "dry_run": False,
     }
     with CowFile.open(cow) as opened:

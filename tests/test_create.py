@@ -75,7 +75,7 @@ def test_every_dialect_reads_back(tmp_path: Path, dialect: Dialect, size_bytes: 
     report = create(cow, base, dialect=dialect, sync=False)
     header, changes = model.read_cow(cow, dialect)
     assert (report.size_bytes, report.dialect, report.dry_run) == (size, dialect, False)
-    assert report.mtime == header.mtime == int(base.stat().st_mtime)
+    assert report.mtime == header.mtime == base.stat().st_mtime_ns // 1_000_000_000
     assert (header.sector_bytes, header.backing_path) == (512, os.fsencode(base))
     assert changes == {}
     assert cow.stat().st_size == header.geometry.data_offset + size

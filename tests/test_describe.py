@@ -50,7 +50,7 @@ def test_every_field_of_a_header_in_every_dialect(tmp_path: Path, dialect: Diale
     assert (found.kind, found.path, found.file_bytes) == (ImageKind.COW, str(cow), cow.stat().st_size)
     assert found.allocated_bytes == model.room_of(cow)
     assert (facts.dialect, facts.version, facts.label) == (dialect, dialect.version, dialect.label)
-    assert (facts.named_backing, facts.mtime) == (os.fsencode(backing), int(backing.stat().st_mtime))
+    assert (facts.named_backing, facts.mtime) == (os.fsencode(backing), backing.stat().st_mtime_ns // 1_000_000_000)
     assert (facts.size_bytes, facts.sector_bytes, facts.geometry) == (SIZE, 512, header.geometry)
     assert facts.alignment_bytes == (4096 if dialect in (Dialect.V3, Dialect.V3_64) else None)
     assert (facts.changed_sectors, facts.changed_bytes, facts.merged) == (8, 4096, None)

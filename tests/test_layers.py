@@ -181,7 +181,7 @@ def huge(directory: Path, size_bytes: int, changes: dict[int, bytes | None]) -> 
     os.truncate(backing, size_bytes)
     header = model.write_cow(directory / "small.cow", model.write_image(directory / "small", b""), {})
     raw = bytearray(header.raw)
-    raw[8:12] = int(backing.stat().st_mtime).to_bytes(4, "big")
+    raw[8:12] = (backing.stat().st_mtime_ns // 1_000_000_000).to_bytes(4, "big")
     raw[12:20] = size_bytes.to_bytes(8, "big")
     raw[32 : 32 + len(os.fsencode(backing)) + 1] = os.fsencode(backing) + b"\0"
     bits: dict[int, int] = {}

@@ -74,7 +74,7 @@ def test_a_backing_file_of_another_size_is_always_refused(tmp_path: Path, size_b
 
 def test_an_mtime_counts_in_whole_seconds_of_32_bits(tmp_path: Path) -> None:
     cow, backing = pair(tmp_path)
-    seconds = int(backing.stat().st_mtime)
+    seconds = backing.stat().st_mtime_ns // 1_000_000_000
     for nanoseconds in (0, 999_999_999):
         os.utime(backing, ns=(0, seconds * 1_000_000_000 + nanoseconds))
         CowFile.open(cow).close()

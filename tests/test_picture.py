@@ -205,7 +205,7 @@ def test_a_full_tebibyte_is_drawn_in_little_memory(tmp_path: Path) -> None:
     backing = tmp_path / "root_fs"
     backing.touch()
     os.truncate(backing, 1 << 40)
-    seconds = int(backing.stat().st_mtime)
+    seconds = backing.stat().st_mtime_ns // 1_000_000_000
     header = headers.build(Dialect.V3, backing_path=os.fsencode(backing), mtime=seconds, size_bytes=1 << 40)
     cow = tmp_path / "root_cow"
     cow.write_bytes(header.raw)

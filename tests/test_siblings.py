@@ -110,7 +110,7 @@ def test_a_sibling_whose_header_is_being_rewritten_counts_with_the_new_one(tmp_p
     cow, backing, _header = pair(tmp_path)
     other = tmp_path / "other_cow"
     old = write_cow(other, base(tmp_path, name="other_fs"), {})
-    new = headers.rewrite(old, backing_path=os.fsencode(backing), mtime=int(backing.stat().st_mtime))
+    new = headers.rewrite(old, backing_path=os.fsencode(backing), mtime=backing.stat().st_mtime_ns // 1_000_000_000)
     journals.write(str(other), HeaderJournal(old.raw.hex(), new.raw.hex()))
     patch(other, 0, new.raw[:40])
     assert siblings(cow, backing) == (Sibling(str(other), Dialect.V3, fits=True),)
@@ -144,7 +144,7 @@ def test_whatever_else_lies_there_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff\n")).write_bytes(b"OOOM")
     started = time.monotonic()
     assert siblings(cow, backing) == ()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
 
 
 def test_a_directory_that_may_not_be_read_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

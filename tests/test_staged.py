@@ -239,7 +239,7 @@ BAD_TARGETS: dict[str, Callable[[Path], Path | str]] = {
 }
 
 
-@pytest.mark.timeout(5)
+@pytest.mark.timeout(60)
 @pytest.mark.usefixtures("stage_kind")
 @pytest.mark.parametrize("replace", [False, True])
 @pytest.mark.parametrize("kind", BAD_TARGETS)

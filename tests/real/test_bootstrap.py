@@ -80,7 +80,7 @@ def test_a_bookworm_is_made_once_and_elsewhere_with_the_same_bytes(
         patch.setenv("PATH", str(only(tmp_path / "bin", "dpkg")))
         begin = time.monotonic()
         assert base(tmp_path).obtain() == made
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 10
     assert not list((tmp_path / "tmp").iterdir())
 
     monkeypatch.setattr("tempfile.tempdir", None)  # which apt's own user can enter, unlike the one before

@@ -93,7 +93,7 @@ def test_an_input_as_standard_output_is_refused(
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=5,
+            timeout=60,
             env={**bare_environment, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
     assert done.returncode == DATA
