@@ -7,7 +7,7 @@
 
 venv=$root/.venv
 build_packages=(busybox-static e2fsprogs)
-run_packages=("${build_packages[@]}" user-mode-linux)
+run_packages=("${build_packages[@]}" bubblewrap user-mode-linux)
 test_packages=(
     "${run_packages[@]}"
     acl

@@ -1,0 +1,191 @@
+"""The process that stays with a guest, with a shell script in the kernel's place."""
+
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from umldisk.errors import BusyError, CannotCreateError, StorageError
+from umldisk.guest import rundir
+from umldisk.guest.launching import RunPlan, parse_plan, start_supervised
+from umldisk.guest.state import RunDisk, RunEnd, RunState, read_end, read_state, ready_at, running
+from umldisk.system.pids import end_all, session_members
+
+MARKER = "umldisk: x is ready"
+WAIT_SECONDS = 60
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "run/x"
+    state = read_state(str(tmp_path / "run/x"))
+    if state is not None:
+        end_all(session_members(state.leader), signal.SIGKILL, timeout_seconds=WAIT_SECONDS)
+        state.supervisor.wait(WAIT_SECONDS)
+
+
+def _plan(directory: Path, script: str, *disks: RunDisk) -> RunPlan:
+    return RunPlan(
+        guest="x",
+        run_directory=str(directory),
+        socket_directory=rundir.socket_directory(str(directory), "x", uid=os.geteuid()),
+        argv=("sh", "-c", script),
+        environment={"PATH": "/usr/bin:/bin", "ONLY": "this"},
+        disks=disks,
+        uid=os.geteuid(),
+        gid=os.getegid(),
+        groups=(),
+        jailed=False,
+        memory_bytes=64 << 20,
+        has_agent=True,
+        marker=MARKER,
+        started_at=datetime.now(UTC),
+    )
+
+
+def _start(plan: RunPlan) -> RunState:
+    with rundir.claim(plan.run_directory) as claim:
+        rundir.prepare(plan.run_directory, plan.socket_directory, uid=plan.uid, gid=plan.gid)
+        start_supervised(plan, claim)
+    state = read_state(plan.run_directory)
+    assert state is not None
+    return state
+
+
+def _until(condition: object) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _end_of(directory: Path) -> RunEnd:
+    _until(lambda: read_end(str(directory)))
+    end = read_end(str(directory))
+    assert end is not None
+    return end
+
+
+def test_a_plan_survives_its_way(directory: Path) -> None:
+    plan = replace(_plan(directory, "x", RunDisk("root", 0, "/g/root_cow", "/g/root_fs", True)), groups=(1, 2))
+    assert parse_plan(plan.build(lock_fd=7)) == (plan, 7)
+
+
+def test_console_marker_and_end_are_recorded(directory: Path) -> None:
+    state = _start(_plan(directory, f"echo hello; echo '{MARKER}'; read line; echo got $line; env >&2; exit 3"))
+    assert running(str(directory)) == state
+    assert state.kernel == state.leader
+    _until(lambda: ready_at(str(directory), state))
+    (directory / "console.in").write_text("typed\n")
+    end = _end_of(directory)
+    assert (end.status, end.started_at) == (3, state.started_at)
+    assert running(str(directory)) is None
+    text = (directory / "console.log").read_text()
+    assert text.startswith(f"hello\n{MARKER}\ngot typed\n")
+    assert "ONLY=this\n" in text
+    assert "HOME=" not in text
+
+
+def test_whoever_is_killed_with_a_signal_is_told_so(directory: Path) -> None:
+    state = _start(_plan(directory, "exec sleep 600"))
+    assert state.kernel.send(signal.SIGKILL)
+    assert _end_of(directory).status == -signal.SIGKILL
+
+
+def test_what_the_kernel_leaves_behind_is_ended_with_it(directory: Path) -> None:
+    state = _start(_plan(directory, "sleep 600 & echo child; exec sleep 600"))
+    _until(lambda: len(session_members(state.leader)) == 2)
+    members = session_members(state.leader)
+    assert state.kernel.send(signal.SIGKILL)
+    _end_of(directory)
+    assert not any(member.is_alive() for member in members)
+
+
+def test_files_that_are_thrown_away_go_and_others_stay(directory: Path, tmp_path: Path) -> None:
+    for name in ("kept", "gone"):
+        (tmp_path / name).write_bytes(b"x")
+    disks = RunDisk("a", 0, str(tmp_path / "kept"), None), RunDisk("b", 1, str(tmp_path / "gone"), None, True)
+    plan = _plan(directory, "true; sleep 0.2", *disks)
+    _start(plan)
+    _end_of(directory)
+    assert (tmp_path / "kept").exists()
+    assert not (tmp_path / "gone").exists()
+    assert not os.path.exists(plan.socket_directory)
+
+
+def test_one_that_ends_at_once_is_told_with_its_last_words(directory: Path) -> None:
+    with pytest.raises(StorageError, match="no such kernel"):
+        _start(replace(_plan(directory, ""), jailed=True, argv=("sh", "-c", "echo no such kernel >&2; exit 1")))
+    assert running(str(directory)) is None
+
+
+def test_a_program_that_is_not_there_is_told(directory: Path) -> None:
+    with pytest.raises(StorageError, match="no-such-program is not installed"):
+        _start(replace(_plan(directory, ""), argv=("no-such-program",)))
+
+
+def test_the_run_is_claimed_as_long_as_anything_of_it_lives(directory: Path) -> None:
+    state = _start(_plan(directory, "exec sleep 600"))
+    with pytest.raises(BusyError, match=f"the guest runs already by PID {state.kernel.pid}"):
+        rundir.claim(str(directory))
+    assert state.supervisor.send(signal.SIGKILL)
+    assert state.supervisor.wait(WAIT_SECONDS)
+    with pytest.raises(BusyError):  # the guest's own processes have it, too
+        rundir.claim(str(directory))
+    assert state.kernel.is_alive()
+    assert state.kernel.send(signal.SIGKILL)
+    assert state.kernel.wait(WAIT_SECONDS)
+    rundir.claim(str(directory)).lock.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT, signal.SIGTERM])
+def test_signals_that_end_a_session_do_not_end_it(directory: Path, number: signal.Signals) -> None:
+    script = f"trap 'echo got it; exit 5' {number.name[3:]}; while :; do sleep 0.05; done"
+    state = _start(_plan(directory, script))
+    assert state.supervisor.send(number)
+    assert not state.supervisor.wait(0.3)
+    assert state.kernel.send(number)  # whose own disposition is the usual one
+    assert _end_of(directory).status == 5
+
+
+def test_a_guest_that_outlives_its_supervisor_can_write_on(directory: Path) -> None:
+    state = _start(_plan(directory, "sleep 0.5; for i in 1 2 3; do echo line $i; done; exec sleep 600"))
+    assert state.supervisor.send(signal.SIGKILL)
+    assert state.supervisor.wait(WAIT_SECONDS)
+    with open(directory / "console.out", "rb", buffering=0) as console:
+        text = b""
+        while b"line 3" not in text:
+            assert select.select([console], [], [], WAIT_SECONDS)[0]
+            text += console.read(100)
+    assert state.kernel.is_alive()
+
+
+def test_sockets_get_a_short_directory_where_the_path_is_long(tmp_path: Path) -> None:
+    near = rundir.socket_directory("/s/run/x", "x", uid=5)
+    assert near == "/s/run/x/uml"
+    far = rundir.socket_directory("/s" * 60, "x", uid=5)
+    assert len(far) < 60
+    assert far != rundir.socket_directory("/t" * 60, "x", uid=5)
+
+
+def test_a_directory_of_somebody_else_is_not_used(tmp_path: Path) -> None:
+    above = tmp_path / "open"
+    above.mkdir(mode=0o777)
+    above.chmod(0o777)
+    run = tmp_path / "run"
+    run.mkdir()
+    with pytest.raises(CannotCreateError, match="not ours alone"):
+        rundir.prepare(str(run), str(above / "uml"), uid=os.geteuid(), gid=os.getegid())
+
+
+def test_state_is_for_its_owner_alone(directory: Path) -> None:
+    _start(_plan(directory, "exec sleep 600"))
+    assert (directory / "state.json").stat().st_mode & 0o777 == 0o600
+    assert json.loads((directory / "state.json").read_text())["format"] == 1

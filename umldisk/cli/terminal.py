@@ -1,0 +1,66 @@
+"""The terminal of whoever typed the command, as a guest's console."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from umldisk.cli.output import note
+
+if TYPE_CHECKING:
+    from umldisk.config.site import Site
+
+
+def attached(site: Site, name: str, *, offset: int) -> int:
+    """Let the terminal be the guest's console until the guest ends or the user leaves; return an exit code.
+
+    It is 0 when the guest shut down by itself or goes on without us, else 1. The transcript is shown from `offset` on.
+    What interrupts us stops the guest first; Ctrl-C is no interruption where it is a key for the guest.
+    """
+    from umldisk.guest.attaching import Attachment
+    from umldisk.guest.state import read_end, read_state
+
+    directory = site.run_directory(name)
+    state = read_state(directory)
+    assert state is not None
+    with Attachment(directory, state, offset=offset) as attachment, _raw_keyboard() as keyboard:
+        try:
+            ended = attachment.relay(keyboard, sys.stdout.fileno())
+        except KeyboardInterrupt:
+            from umldisk.ops.running.stopping import stop_guest
+
+            stop_guest(site, name)
+            raise
+    if not ended:
+        note(f"{name} goes on; umldisk stop {name} ends it")
+        return 0
+    end = read_end(directory)
+    if end is None or end.status:
+        note(f"{name} ended with status {end.status if end else 'unknown'}")
+        return 1
+    return 0
+
+
+@contextlib.contextmanager
+def _raw_keyboard() -> Iterator[int | None]:
+    """Give stdin, if there is one, with every key as it is typed when it is a terminal."""
+    try:
+        fd = sys.stdin.fileno()
+        before = termios.tcgetattr(fd) if os.isatty(fd) else None
+    except (AttributeError, OSError, ValueError):
+        yield None
+        return
+    if before is None:
+        yield fd
+        return
+    try:
+        tty.setraw(fd, termios.TCSADRAIN)
+        note("the console of the guest; ^] leaves it\r")
+        yield fd
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
