@@ -79,14 +79,15 @@ def test_a_time_of_day_that_there_is_not(umldisk: Commands, at: str) -> None:
 
 
 def test_the_answer_is_the_exit_code(umldisk: Commands) -> None:
-    late = umldisk("status", "blackdance")
+    late = umldisk("status", "--plugin", "blackdance")
     assert (late.code, late.lines[0].split(" - ")[0]) == (2, "UMLDISK CRITICAL")
     umldisk("checkpoint", "take", "blackdance")
     good = umldisk("status", "--max-age", "26h")
     assert good.code == 0
     assert good.lines[0].startswith("UMLDISK OK - blackdance var: the newest checkpoint is 0 min old | ")
-    assert umldisk("status", "-q").out == ""
-    assert umldisk("status", "--json").json["status"] == 0
+    assert umldisk("status", "--plugin").lines == good.lines
+    assert umldisk("status", "--plugin", "-q").out == ""
+    assert umldisk("status", "--plugin", "--json").json["status"] == 0
 
 
 def test_a_drive_that_was_taken_once_alarms_nobody_who_did_not_ask(umldisk: Commands) -> None:
@@ -102,13 +103,13 @@ def test_damaged_checkpoints_do_not_count(umldisk: Commands) -> None:
     index.chmod(0o600)
     index.write_bytes(index.read_bytes()[:-1])
     assert umldisk("checkpoint", "verify", "blackdance").code == 65
-    assert umldisk("status").code == 2
+    assert umldisk("status", "--plugin").code == 2
 
 
 def test_who_has_no_checkpoints_is_critical(tmp_path: Path) -> None:
     umldisk = Commands(tmp_path, None)  # type: ignore[arg-type]
-    assert umldisk("status").lines == ["UMLDISK CRITICAL - no drive has checkpoints"]
-    said = umldisk("status", "x")
+    assert umldisk("status", "--plugin").lines == ["UMLDISK CRITICAL - no drive has checkpoints"]
+    said = umldisk("status", "--plugin", "x")
     assert (said.code, said.lines) == (2, ["UMLDISK CRITICAL - x var: no good checkpoint"])
     assert umldisk("status", "--max-age", "soon").code == 2
 
