@@ -60,12 +60,13 @@ def cron(
     """Parse, render, present."""
     from umldisk.ops.cron import CronOptions, nightly_texts
 
-    chosen = CronOptions(at=_time(at), **options)
-    report = nightly_texts(current_site(context), guest, chosen, program=program or _own_program())
+    chosen = CronOptions(at=time_of_day(at), **options)
+    report = nightly_texts(current_site(context), guest, chosen, program=program or own_program())
     Presenter(as_json=as_json).show(report, _crontab_lines if crontab else _lines)
 
 
-def _time(text: str) -> time:
+def time_of_day(text: str) -> time:
+    """Read HH:MM; raises UsageError for anything else."""
     from datetime import time
 
     try:
@@ -77,7 +78,8 @@ def _time(text: str) -> time:
         raise UsageError("not a time of day", expected="HH:MM", found=text or '""') from error
 
 
-def _own_program() -> str:
+def own_program() -> str:
+    """Return the absolute path of the umldisk that runs now, or of the one that is installed; raises UsageError."""
     own = os.path.abspath(sys.argv[0])
     found = own if os.path.basename(own) == "umldisk" and os.access(own, os.X_OK) else shutil.which("umldisk")
     if found is None:

@@ -10,7 +10,7 @@ from datetime import time
 from umldisk.checkpoint.retention import Policy
 from umldisk.config.site import Site
 from umldisk.ops.checkpoints.pruning import policy_words
-from umldisk.ops.nightly import crontab_line, nightly_job, systemd_units
+from umldisk.ops.nightly import Job, crontab_line, nightly_job, systemd_units
 
 UNIT_DIRECTORY = "/etc/systemd/system"
 
@@ -41,11 +41,20 @@ def nightly_texts(site: Site, guest: str, options: CronOptions, *, program: str)
     Raises UsageError for what is no guest's name, or when a word can be written into neither.
     """
     site.guest(guest)
+    job = job_of(site, guest, options, program=program)
+    return CronReport(guest, systemd_units(job), crontab_line(job))
+
+
+def job_of(site: Site, guest: str, options: CronOptions, *, program: str) -> Job:
+    """Return the job of a guest, or of any guest when it is INSTANCE.
+
+    Raises UsageError when a word can be written into neither a unit nor a crontab.
+    """
     wait = ("--lock-wait", f"{options.lock_wait_seconds:g}") if options.lock_wait_seconds else ()
     metrics = ("--metrics", os.path.abspath(options.metrics)) if options.metrics else ()
     take = (*(("--merge",) if options.merge else ()), *metrics, *wait)
     words = policy_words(options.policy)
-    job = nightly_job(
+    return nightly_job(
         guest,
         program=program,
         site=site.directory,
@@ -53,4 +62,3 @@ def nightly_texts(site: Site, guest: str, options: CronOptions, *, program: str)
         prune=(*words, *wait) if words else (),
         at=options.at,
     )
-    return CronReport(guest, systemd_units(job), crontab_line(job))
