@@ -102,14 +102,14 @@ def test_the_ladder_begins_where_it_is_told() -> None:
 def test_a_guest_that_shuts_down_is_asked_once() -> None:
     guest = FakeGuest()
     tried = descend(_LADDER, guest)
-    assert guest.heard == ["version", "go", "cad"]
+    assert guest.heard == ["version", "go", "sysrq j", "cad"]
     assert tried == (Tried(Rung.CAD, Outcome.ENDED, 1.0),)
 
 
 def test_a_guest_that_ignores_ctrl_alt_del_is_written_out_and_halted() -> None:
     guest = FakeGuest(obeys=frozenset({Rung.HALT, Rung.TERM, Rung.KILL}))
     tried = descend(_LADDER, guest)
-    assert guest.heard == ["version", "go", *["cad"] * 8, "version", "go", *_SYNCS, "halt"]
+    assert guest.heard == ["version", "go", "sysrq j", *["cad"] * 8, "version", "go", *_SYNCS, "halt"]
     assert outcomes(tried) == [("cad", "no effect"), ("halt", "ended")]
     assert tried[0].seconds == 60.0
 
@@ -118,7 +118,7 @@ def test_a_guest_that_is_only_starting_is_pressed_again() -> None:
     guest = FakeGuest(obeys=frozenset(Rung), deaf_to_presses=2)
     tried = descend(_LADDER, guest)
     assert tried == (Tried(Rung.CAD, Outcome.ENDED, 17.0),)
-    assert guest.heard == ["version", "go", "cad", "cad", "cad"]
+    assert guest.heard == ["version", "go", "sysrq j", "cad", "cad", "cad"]
 
 
 def test_every_rung_may_be_needed() -> None:
@@ -152,7 +152,7 @@ def test_without_mconsole_signals_are_sent_at_once() -> None:
 def test_a_frozen_guest_goes_on_to_hear_ctrl_alt_del() -> None:
     guest = FakeGuest(frozen=True)
     assert outcomes(descend(_LADDER, guest)) == [("cad", "ended")]
-    assert guest.heard == ["version", "go", "cad"]
+    assert guest.heard == ["version", "go", "sysrq j", "cad"]
 
 
 def test_a_frozen_guest_goes_on_before_it_is_halted_lest_it_aborts() -> None:

@@ -74,16 +74,18 @@ class Guest:
     """A running UML kernel, as a context manager: entering starts it, leaving ends it by force.
 
     `argv` boots the kernel with its console on stdin and stdout; `uml_dir=` is added. With `uid`,
-    which takes root, an ordinary user runs it.
+    which takes root, an ordinary user runs it. The kernel inherits the descriptors `pass_fds` too, under the same
+    numbers.
     """
 
-    def __init__(self, argv: Sequence[str], *, uid: int | None = None) -> None:
+    def __init__(self, argv: Sequence[str], *, uid: int | None = None, pass_fds: Sequence[int] = ()) -> None:
         self.argv = list(argv)
         umids = [word.removeprefix("umid=") for word in argv if word.startswith("umid=")]
         self.umid = umids[-1] if umids else "test"
         if not umids:
             self.argv.append("umid=test")
         self._uid = uid
+        self._pass_fds = tuple(pass_fds)
         self._buffer = bytearray()
         self._grown = threading.Condition()
         self._ended = False
@@ -117,6 +119,7 @@ class Guest:
             user=self._uid,
             group=self._uid,
             extra_groups=None if self._uid is None else [],
+            pass_fds=self._pass_fds,
             bufsize=0,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)

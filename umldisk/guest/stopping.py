@@ -166,7 +166,10 @@ class _Climber:
         return 0.0 if self._silence else min(_LAST_WORDS_SECONDS, step.timeout_seconds)
 
     def _press(self) -> str | None:
-        return self._unanswering() or self._refusal("cad")
+        if silence := self._unanswering():
+            return silence
+        self._refusal("sysrq j")  # a shutdown would wait for a frozen root
+        return self._refusal("cad")
 
     def _halt(self) -> str | None:
         if silence := self._unanswering():

@@ -1,4 +1,4 @@
-"""A guest on busybox init, which reads /etc/inittab, runs rcS once and keeps a getty on every console.
+"""A guest on busybox init, which reads /etc/inittab, runs rcS once and keeps a getty on every console and the agent.
 
 *Start.* UML's kernel mounts root read-only and devtmpfs on /dev. rcS makes root writable, mounts the rest of fstab,
 turns swap on, brings the network up and writes the ready marker.
@@ -11,6 +11,8 @@ Nothing writes utmp or wtmp: a boot should leave few traces in the COW files.
 
 from __future__ import annotations
 
+from umldisk.build.files.agent import PROGRAM as AGENT
+from umldisk.build.files.agent import has_agent
 from umldisk.build.files.console import getty_command
 from umldisk.build.files.facts import BaseFacts, InitSystem
 from umldisk.build.files.marker import ready_marker
@@ -58,6 +60,7 @@ def inittab(guest: Guest, facts: BaseFacts) -> str:
     """Return the text of /etc/inittab."""
     rows = ["::sysinit:/etc/init.d/rcS"]
     rows += [f"{tty}::respawn:{getty_command(guest, facts, tty)}" for tty in guest.files.consoles]
+    rows += [f"::respawn:{AGENT}"] if has_agent(guest, facts) else []
     rows += ["::ctrlaltdel:/sbin/poweroff", "::shutdown:/etc/init.d/rcK"]
     return "\n".join(rows) + "\n"
 

@@ -5,6 +5,7 @@
     l2:2:wait:/etc/init.d/rc 2             kept
     ca:12345:ctrlaltdel:...                now powers off
     1:2345:respawn:/sbin/getty ... tty1    dropped: UML has no such console
+    uagt:2345:respawn:+...                 new: the agent, of which init keeps no record in utmp and wtmp (the +)
     urdy:2345:wait:/bin/echo ...           new: init goes through `wait` lines one by one, so all of rc is done
     u0:2345:respawn:/sbin/getty ... tty0   new, one for every configured console
 
@@ -15,6 +16,8 @@ from __future__ import annotations
 
 import posixpath
 
+from umldisk.build.files.agent import PROGRAM as AGENT
+from umldisk.build.files.agent import has_agent
 from umldisk.build.files.console import getty_command
 from umldisk.build.files.edited import edited, edited_lines, joined
 from umldisk.build.files.facts import BaseFacts, InitSystem
@@ -44,6 +47,8 @@ def inittab(guest: Guest, facts: BaseFacts) -> str:
         rows.append(f"ca:12345:ctrlaltdel:{_SHUTDOWN}")
     if makes_host_keys(facts):
         rows.insert(_first_wait(rows), f"ukey:{_LEVELS}:wait:{facts.ssh_keygen} -A")
+    if has_agent(guest, facts):
+        rows.append(f"uagt:{_LEVELS}:respawn:+{AGENT}")
     rows.append(f"urdy:{_LEVELS}:wait:/bin/echo '{ready_marker(guest)}' >/dev/console")
     for number, tty in enumerate(guest.files.consoles):
         rows.append(f"u{number}:{_LEVELS}:respawn:{getty_command(guest, facts, tty)}")
@@ -66,7 +71,7 @@ def _stays(line: str) -> bool:
     if not fields:
         return True
     program = posixpath.basename(fields[3].split()[0]) if fields[3].split() else ""
-    ours = fields[0] in ("ukey", "urdy") or (fields[0][:1] == "u" and fields[0][1:].isdecimal())
+    ours = fields[0] in ("ukey", "uagt", "urdy") or (fields[0][:1] == "u" and fields[0][1:].isdecimal())
     return not (ours or (fields[2] == "respawn" and "getty" in program))
 
 

@@ -15,6 +15,7 @@ import dataclasses
 
 from umldisk.build.files import (
     accounts,
+    agent,
     apt,
     busybox_init,
     console,
@@ -30,7 +31,7 @@ from umldisk.build.files.facts import BaseFacts
 from umldisk.build.tree import Entry
 from umldisk.config.guest import Guest
 
-_TOPICS = (fstab, names, network, accounts, ssh, console, busybox_init, inittab, systemd, machine_id, apt)
+_TOPICS = (fstab, names, network, accounts, ssh, console, agent, busybox_init, inittab, systemd, machine_id, apt)
 
 
 def guest_entries(guest: Guest, facts: BaseFacts, *, mtime_ns: int) -> list[Entry]:
