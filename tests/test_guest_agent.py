@@ -4,10 +4,8 @@ import contextlib
 import itertools
 import os
 import re
-import select
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,103 +13,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.kit.agent_guest import (
+    LONG_SECONDS,
+    SHORT_SECONDS,
+    Answering,
+    FakeGuest,
+    line,
+    obedient,
+    read_back,
+    silent,
+    talking,
+)
 from umldisk.errors import BusyError, NoInputError, StorageError, UsageError
 from umldisk.guest import agent_line
 from umldisk.guest.agent import OUTPUT_BYTES, Agent, AgentError, NoAnswerError, RefusedError
 
-_SHORT_SECONDS = 0.3
-_LONG_SECONDS = 20.0
-
-Answering = Callable[[str, str, str], Iterable[bytes]]
-
-
-class FakeGuest:
-    """Holds both ends as a kernel does; `answering` gets token, verb and the rest of every request."""
-
-    def __init__(self, directory: Path, answering: Answering) -> None:
-        self.requests: list[str] = []
-        self.seen: list[str] = []
-        self._answering = answering
-        for name in (agent_line.INPUT, agent_line.OUTPUT):
-            os.mkfifo(directory / name, 0o600)
-        self.input = os.open(directory / agent_line.INPUT, os.O_RDWR)
-        self.output = os.open(directory / agent_line.OUTPUT, os.O_RDWR | os.O_NONBLOCK)
-        self._stop, self._stopped = os.pipe()
-        self._thread = threading.Thread(target=self._serve)
-        self._thread.start()
-
-    def close(self) -> None:
-        os.close(self._stopped)
-        self._thread.join()
-        for fd in (self._stop, self.input, self.output):
-            os.close(fd)
-
-    def _serve(self) -> None:
-        begun = b""
-        while self._ready(self.input, select.POLLIN):
-            *lines, begun = (begun + os.read(self.input, 1 << 16)).split(b"\n")
-            for line in filter(None, lines):
-                self.requests.append(line.decode("ascii"))
-                token, verb, rest = [*line.decode("ascii").removeprefix("?").split(" ", 2), ""][:3]
-                self.seen.append(f"{verb} {rest}".strip())
-                for piece in self._answering(token, verb, rest):
-                    if not self._write(piece):
-                        return
-
-    def _write(self, piece: bytes) -> bool:
-        while piece:
-            if not self._ready(self.output, select.POLLOUT):
-                return False
-            try:
-                piece = piece[os.write(self.output, piece) :]
-            except BlockingIOError:  # room, but not for all of a short piece
-                time.sleep(0.001)
-        return True
-
-    def _ready(self, fd: int, event: int) -> bool:
-        poll = select.poll()
-        poll.register(fd, event)
-        poll.register(self._stop, select.POLLIN)
-        return all(found == fd for found, _ in poll.poll())
-
-
-@contextmanager
-def _talking(
-    directory: Path, answering: Answering, *, timeout_seconds: float = _LONG_SECONDS
-) -> Iterator[tuple[Agent, FakeGuest]]:
-    guest = FakeGuest(directory, answering)
-    try:
-        with Agent(directory, timeout_seconds=timeout_seconds) as agent:
-            yield agent, guest
-    finally:
-        guest.close()
-
-
-def _line(text: str) -> bytes:
-    return f"\n!{text}\n".encode()
-
-
-def _obedient(token: str, verb: str, rest: str) -> Iterable[bytes]:
-    if verb == "run":
-        seconds, _, words = rest.partition(" ")
-        yield _line(f"{token} out {f'{seconds} {_read_back(words)}'.encode().hex(' ')}")
-        yield _line(f"{token} end 3")
-    else:
-        yield _line(f"{token} ok")
-
-
-def _silent(token: str, verb: str, rest: str) -> Iterable[bytes]:
-    return ()
-
-
-def _read_back(words: str) -> str:
-    """What printf's %b makes of it."""
-    octal = rb"\\0([0-7]{3})"
-    return re.sub(octal, lambda found: bytes([int(found[1], 8)]), words.encode("ascii")).decode()
-
 
 def test_an_agent_answers(tmp_path: Path) -> None:
-    with _talking(tmp_path, _obedient) as (agent, guest):
+    with talking(tmp_path, obedient) as (agent, guest):
         assert agent.ping()
         agent.freeze(["/", "/var", "/home"], guard_seconds=7)
         agent.thaw()
@@ -122,7 +41,7 @@ def test_an_agent_answers(tmp_path: Path) -> None:
 
 
 def test_no_token_comes_twice(tmp_path: Path) -> None:
-    with _talking(tmp_path, _obedient) as (agent, guest):
+    with talking(tmp_path, obedient) as (agent, guest):
         assert all(agent.ping() for _ in range(20))
     assert len(set(guest.requests)) == 20
 
@@ -136,34 +55,34 @@ def test_a_request_is_one_printable_line_that_gives_the_command_back(command: st
         return
     sent = _words(command)
     assert re.fullmatch(r"[!-~]+( [!-~]+)*", sent)
-    assert " ".join(_read_back(word) for word in sent.split()) == command
+    assert " ".join(read_back(word) for word in sent.split()) == command
 
 
 def test_a_mount_point_with_a_blank_stays_one_word(tmp_path: Path) -> None:
-    with _talking(tmp_path, _obedient) as (agent, guest):
+    with talking(tmp_path, obedient) as (agent, guest):
         agent.freeze(["/a b\n!"])
     assert guest.seen[1] == "freeze 30 /a\\0040b\\0012!"
 
 
 @pytest.mark.parametrize("points", [[], ["var"], ["/var", ""], ["/a\0b"]])
 def test_what_is_no_mount_point_is_not_sent(tmp_path: Path, points: list[str]) -> None:
-    with _talking(tmp_path, _obedient) as (agent, guest), pytest.raises(UsageError):
+    with talking(tmp_path, obedient) as (agent, guest), pytest.raises(UsageError):
         agent.freeze(points)
     assert guest.seen == []
 
 
 @pytest.mark.parametrize("command", ["", " ", "a\0b", "x" * agent_line.MOST_REQUEST_BYTES])
 def test_what_cannot_be_carried_is_not_sent(tmp_path: Path, command: str) -> None:
-    with _talking(tmp_path, _obedient) as (agent, guest), pytest.raises(UsageError):
+    with talking(tmp_path, obedient) as (agent, guest), pytest.raises(UsageError):
         agent.run(command, 1)
     assert guest.seen == []
 
 
 def test_a_silent_guest_is_not_waited_for(tmp_path: Path) -> None:
-    with _talking(tmp_path, _silent, timeout_seconds=_SHORT_SECONDS) as (agent, _):
+    with talking(tmp_path, silent, timeout_seconds=SHORT_SECONDS) as (agent, _):
         begun = time.monotonic()
         assert not agent.ping()
-        assert time.monotonic() - begun >= _SHORT_SECONDS
+        assert time.monotonic() - begun >= SHORT_SECONDS
         for ask in (agent.thaw, lambda: agent.freeze(["/var"]), agent.failed_units):
             with pytest.raises(NoAnswerError, match="did not answer to"):
                 ask()
@@ -171,23 +90,25 @@ def test_a_silent_guest_is_not_waited_for(tmp_path: Path) -> None:
 
 def test_a_freeze_that_is_not_answered_is_taken_back(tmp_path: Path) -> None:
     def answering(token: str, verb: str, rest: str) -> Iterable[bytes]:
-        return [] if verb == "freeze" else [_line(f"{token} ok")]
+        return [] if verb == "freeze" else [line(f"{token} ok")]
 
-    with _talking(tmp_path, answering, timeout_seconds=2) as (agent, guest):
-        with pytest.raises(NoAnswerError, match="did not answer to freeze"):
-            agent.freeze(["/var"], guard_seconds=0)
+    with (
+        talking(tmp_path, answering, timeout_seconds=2) as (agent, guest),
+        pytest.raises(NoAnswerError, match="did not answer to freeze"),
+    ):
+        agent.freeze(["/var"], guard_seconds=0)
     assert guest.seen[:2] == ["ping", "freeze 0 /var"]
     assert set(guest.seen[2:]) == {"thaw"}
 
 
 def test_leaving_thaws(tmp_path: Path) -> None:
-    with _talking(tmp_path, _obedient) as (agent, guest):
+    with talking(tmp_path, obedient) as (agent, guest):
         agent.freeze(["/var"])
     assert guest.seen == ["ping", "freeze 30 /var", "thaw"]
 
 
 def test_leaving_sends_nothing_where_nothing_is_frozen(tmp_path: Path) -> None:
-    with _talking(tmp_path, _obedient) as (agent, guest):
+    with talking(tmp_path, obedient) as (agent, guest):
         agent.freeze(["/var"])
         agent.thaw()
     assert guest.seen == ["ping", "freeze 30 /var", "thaw"]
@@ -196,17 +117,17 @@ def test_leaving_sends_nothing_where_nothing_is_frozen(tmp_path: Path) -> None:
 def test_a_refusal_is_shown_with_printable_words(tmp_path: Path) -> None:
     def answering(token: str, verb: str, rest: str) -> Iterable[bytes]:
         if verb == "ping":
-            return [_line(f"{token} ok")]
+            return [line(f"{token} ok")]
         return [b"!%s err no \x1b[2Jway\xff\xe2\x80\xae%s\n" % (token.encode(), b"x" * 1000)]
 
-    with _talking(tmp_path, answering) as (agent, _):
+    with talking(tmp_path, answering) as (agent, _):
         for ask in (agent.thaw, lambda: agent.freeze(["/var"]), lambda: agent.run("true", 1)):
             with pytest.raises(RefusedError) as refused:
                 ask()
-            line = refused.value.line()
-            assert line.isprintable()
-            assert "no \\x1b[2Jway\\xff\\u202exxx" in line
-            assert len(line) < 400 + len(str(tmp_path))
+            said = refused.value.line()
+            assert said.isprintable()
+            assert "no \\x1b[2Jway\\xff\\u202exxx" in said
+            assert len(said) < 400 + len(str(tmp_path))
             assert refused.value.exit_code == StorageError.exit_code
 
 
@@ -217,20 +138,20 @@ def test_a_late_answer_is_no_answer_to_the_next_request(tmp_path: Path) -> None:
         kept.append(token)
         if len(kept) == 1:
             return []
-        late = _line(f"{kept[0]} err late")
-        return [late, _line(f"{token} ok"), late] if len(kept) == 2 else [late]
+        late = line(f"{kept[0]} err late")
+        return [late, line(f"{token} ok"), late] if len(kept) == 2 else [late]
 
-    with _talking(tmp_path, answering, timeout_seconds=_SHORT_SECONDS) as (agent, _):
+    with talking(tmp_path, answering, timeout_seconds=SHORT_SECONDS) as (agent, _):
         assert not agent.ping()
         agent.thaw()
         assert not agent.ping()
 
 
 def test_stale_bytes_are_thrown_away_both_ways(tmp_path: Path) -> None:
-    guest = FakeGuest(tmp_path, _obedient)
+    guest = FakeGuest(tmp_path, obedient)
     try:
         os.write(guest.output, b"x" * 60_000)
-        with Agent(tmp_path, timeout_seconds=_LONG_SECONDS) as agent:
+        with Agent(tmp_path, timeout_seconds=LONG_SECONDS) as agent:
             assert agent.ping()
     finally:
         guest.close()
@@ -259,7 +180,7 @@ def test_requests_that_nobody_read_are_taken_out(tmp_path: Path) -> None:
 
 
 def test_a_full_line_is_not_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with _unread(tmp_path) as (line, _), Agent(tmp_path, timeout_seconds=_SHORT_SECONDS) as agent:
+    with _unread(tmp_path) as (line, _), Agent(tmp_path, timeout_seconds=SHORT_SECONDS) as agent:
         monkeypatch.setattr(agent_line.AgentLine, "drain", lambda _: None)
         with contextlib.suppress(BlockingIOError):
             while os.write(line, b"x" * 4096):
@@ -282,7 +203,7 @@ def _flood(piece: bytes) -> Answering:
     ids=["one line", "empty lines", "control bytes", "output", "near misses"],
 )
 def test_a_flood_is_cut_off(tmp_path: Path, piece: bytes) -> None:
-    with _talking(tmp_path, _flood(piece)) as (agent, _), pytest.raises(AgentError, match="without end"):
+    with talking(tmp_path, _flood(piece)) as (agent, _), pytest.raises(AgentError, match="without end"):
         agent.run("true", 1)
 
 
@@ -291,7 +212,7 @@ def test_a_long_line_is_dropped_and_the_next_one_is_read(tmp_path: Path) -> None
         mark = f"!{token} ".encode()
         return [mark + b"err " + b"x" * 4096, mark + b"err\n", b"x" * 200_000, b"\n" + mark + b"ok\r\n"]
 
-    with _talking(tmp_path, answering) as (agent, _):
+    with talking(tmp_path, answering) as (agent, _):
         agent.thaw()
 
 
@@ -304,9 +225,9 @@ def test_output_is_bounded(tmp_path: Path, given_bytes: int, truncated: bool) ->
     def answering(token: str, verb: str, rest: str) -> Iterable[bytes]:
         for start in range(0, len(data), 16):
             yield f"!{token} out {data[start : start + 16].hex(' ')}\n".encode()
-        yield _line(f"{token} end 0")
+        yield line(f"{token} end 0")
 
-    with _talking(tmp_path, answering) as (agent, _):
+    with talking(tmp_path, answering) as (agent, _):
         found = agent.run("cat it", 10)
     assert found.output == data[:OUTPUT_BYTES]
     assert found.truncated is truncated
@@ -315,9 +236,9 @@ def test_output_is_bounded(tmp_path: Path, given_bytes: int, truncated: bool) ->
 @pytest.mark.parametrize("end", ["", " x", " 256", " -1", " 9999999", " 1 2", " ¹"])
 def test_a_status_that_is_none_ends_nothing(tmp_path: Path, end: str) -> None:
     def answering(token: str, verb: str, rest: str) -> Iterable[bytes]:
-        return [_line(f"{token} out zz"), _line(f"{token} end{end}"), _line(f"{token} end 255")]
+        return [line(f"{token} out zz"), line(f"{token} end{end}"), line(f"{token} end 255")]
 
-    with _talking(tmp_path, answering) as (agent, _):
+    with talking(tmp_path, answering) as (agent, _):
         found = agent.run("true", 1)
     assert (found.status, found.output) == (255, b"")
 
@@ -326,22 +247,22 @@ def test_failed_units_are_their_names(tmp_path: Path) -> None:
     listing = b"a.service loaded failed failed A thing\n\n\x1b[1mb\\x2dc.mount  loaded\n"
 
     def answering(token: str, verb: str, rest: str) -> Iterable[bytes]:
-        return [_line(f"{token} out {listing.hex()}"), _line(f"{token} end 0")]
+        return [line(f"{token} out {listing.hex()}"), line(f"{token} end 0")]
 
-    with _talking(tmp_path, answering) as (agent, _):
+    with talking(tmp_path, answering) as (agent, _):
         assert agent.failed_units() == ("a.service", "\\x1b[1mb\\x2dc.mount")
 
 
 def test_a_list_of_failed_units_that_failed_is_an_error(tmp_path: Path) -> None:
     def answering(token: str, verb: str, rest: str) -> Iterable[bytes]:
-        return [_line(f"{token} out {b'Failed to connect'.hex()}"), _line(f"{token} end 1")]
+        return [line(f"{token} out {b'Failed to connect'.hex()}"), line(f"{token} end 1")]
 
-    with _talking(tmp_path, answering) as (agent, _), pytest.raises(RefusedError, match="Failed to connect"):
+    with talking(tmp_path, answering) as (agent, _), pytest.raises(RefusedError, match="Failed to connect"):
         agent.failed_units()
 
 
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
-    with _talking(tmp_path, _obedient) as (agent, _):
+    with talking(tmp_path, obedient) as (agent, _):
         with pytest.raises(BusyError, match="the guest's agent is in use") as busy, Agent(tmp_path):
             pytest.fail("two at once")
         assert busy.value.pid is None or busy.value.pid == os.getpid()
@@ -387,13 +308,13 @@ def test_the_end_of_the_guest_is_noticed(tmp_path: Path) -> None:
         os.close(null)
         return []
 
-    with _talking(tmp_path, answering) as (agent, guest):
+    with talking(tmp_path, answering) as (agent, guest):
         guests.append(guest)
         begun = time.monotonic()
         with pytest.raises(NoAnswerError, match="no guest holds the agent line"):
             agent.thaw()
         assert not agent.ping()
-        assert time.monotonic() - begun < _LONG_SECONDS
+        assert time.monotonic() - begun < LONG_SECONDS
 
 
 _NOISE = st.one_of(
@@ -414,11 +335,11 @@ def test_an_answer_is_found_in_any_noise_however_it_is_split(
     cuts = sorted(data.draw(st.lists(st.integers(0, 1000), max_size=6)))
 
     def answering(token: str, verb: str, rest: str) -> Iterable[bytes]:
-        answer = b"".join(lies) + _line(f"{token} out {output.hex(' ')}") + _line(f"{token} end {status}")
+        answer = b"".join(lies) + line(f"{token} out {output.hex(' ')}") + line(f"{token} end {status}")
         whole = answer.replace(b"TOKEN", b"%s" % token.encode())
         edges = [0, *(min(cut, len(whole)) for cut in cuts), len(whole)]
         return [whole[start:end] for start, end in itertools.pairwise(edges)]
 
-    with _talking(tmp_path_factory.mktemp("line"), answering) as (agent, _):
+    with talking(tmp_path_factory.mktemp("line"), answering) as (agent, _):
         found = agent.run("true", 1)
     assert (found.status, found.output) == (status, output)
