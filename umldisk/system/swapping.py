@@ -245,12 +245,24 @@ def _unlink(above: int, name: str) -> bool:
 
 def _empty(above: int, name: str) -> None:
     """Remove everything below the directory `name`."""
-    top = _open_to_change(above, name)
-    try:
-        while directories := [inner for inner in os.listdir(top) if not _unlink(top, inner)]:
+    while directories := _unlink_all(above, name):
+        top = _open_to_change(above, name)
+        try:
             for inner in directories:
                 _lift(top, inner)
                 os.rmdir(inner, dir_fd=top)
+        finally:
+            os.close(top)
+
+
+def _unlink_all(above: int, name: str) -> list[str]:
+    """Remove the files below the directory `name`, and return the directories that are left there.
+
+    It is opened anew each time: btrfs shows through a descriptor only what was there when that was opened or rewound.
+    """
+    top = _open_to_change(above, name)
+    try:
+        return [inner for inner in os.listdir(top) if not _unlink(top, inner)]
     finally:
         os.close(top)
 
