@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from umldisk.checkpoint.record import Consistency
 from umldisk.checkpoint.recording import Why
 from umldisk.checkpoint.store import CHUNKS
 from umldisk.config.guest import Guest
+from umldisk.cow.file import Access, CowFile
 from umldisk.cow.inplace import SiblingPolicy
 from umldisk.errors import BusyError, DataError, NoInputError, UmldiskError, UsageError
 from umldisk.image.drives import Drive
+from umldisk.ops.checkpoints.drives import OpenDrive, Still
 from umldisk.ops.checkpoints.taking import TakeOptions, take_checkpoint
 
 
@@ -146,25 +148,27 @@ def test_siblings_are_refused_before_anything_is_recorded(scene: Scene, store: M
     assert take(scene, store, TakeOptions(merge=True, siblings=SiblingPolicy.ORPHAN)).merged
 
 
-# -- quiesce and rehearsal --------------------------------------------------------------------------------------------
+# -- openers and rehearsal --------------------------------------------------------------------------------------------
 
 
 def test_whoever_holds_the_guest_still_answers_for_the_disks(scene: Scene, store: MemoryStore) -> None:
     asked: list[object] = []
 
     @contextmanager
-    def frozen(guest: Guest, drives: object) -> Iterator[Consistency]:
-        asked.append((guest.name, [drive.name for drive in drives if isinstance(drive, Drive)]))  # type: ignore[attr-defined]
-        yield Consistency.FROZEN
+    def frozen(guest: Guest, drives: Sequence[Drive], /, *, to_merge: bool, rehearsing: bool) -> Iterator[Still]:
+        asked.append((guest.name, [drive.name for drive in drives], rehearsing))
+        access = Access(lock=False)
+        with CowFile.open(scene.cow, scene.backing, access=access) as cow:
+            yield Still((OpenDrive(drives[0], cow.layer, cow, cow.backing),), Consistency.FROZEN, 0.25)
         asked.append("thawed")
 
     scene.write_night(sector(3))
     with running(scene.cow):
-        report = take_checkpoint(scene.site, "g", store=store, quiesce=frozen)
+        report = take_checkpoint(scene.site, "g", store=store, opener=frozen)
         with pytest.raises(UsageError, match="cannot be merged"):
-            take_checkpoint(scene.site, "g", (), MERGE, store=store, quiesce=frozen)
-    assert report.consistency is Consistency.FROZEN
-    assert asked[:2] == [("g", ["var"]), "thawed"]
+            take_checkpoint(scene.site, "g", (), MERGE, store=store, opener=frozen)
+    assert (report.consistency, report.pause_seconds) == (Consistency.FROZEN, 0.25)
+    assert asked[:2] == [("g", ["var"], False), "thawed"]
     scene.assert_recorded(store, 1, scene.view)
 
 

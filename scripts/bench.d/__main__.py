@@ -10,11 +10,16 @@ import report
 import scratch
 from building.suite import BuildSuite
 from checkpointing.suite import CheckpointSuite
+from living.suite import LiveSuite
 from merging import MergeSuite
 from running import BenchError
 from workloads import GROUPS
 
-_SUITES: dict[str, type[BuildSuite | CheckpointSuite]] = {"build": BuildSuite, "checkpoint": CheckpointSuite}
+_SUITES: dict[str, type[BuildSuite | CheckpointSuite | LiveSuite]] = {
+    "build": BuildSuite,
+    "checkpoint": CheckpointSuite,
+    "live": LiveSuite,
+}
 
 
 def main() -> int:
@@ -43,9 +48,10 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/bench",
         usage="scripts/bench [options] [WORKLOAD ...]\n       scripts/bench [options] build [B1 B2 B3 B4]\n"
-        "       scripts/bench [options] checkpoint [C1 C2 C3 | quick]",
-        description="Time umldisk beside uml_moo, cp and qemu-img, building beside tar and mke2fs, or checkpoints "
-        "beside restic and borg, and say which targets are reached.",
+        "       scripts/bench [options] checkpoint [C1 C2 C3 | quick]\n"
+        "       scripts/bench [options] live [L1 L2 L3 | quick]",
+        description="Time umldisk beside uml_moo, cp and qemu-img, building beside tar and mke2fs, checkpoints beside "
+        "restic and borg, or how long a running guest stands still for one, and say which targets are reached.",
         epilog="; ".join(f"{name}: {' '.join(members)}" for name, members in GROUPS.items()),
     )
     parser.add_argument("workloads", nargs="*", default=["all"], metavar="WORKLOAD", help="W1, W6-written, quick, all")

@@ -15,8 +15,11 @@ from disks import GIB, MIB, Disk
 from running import BenchError
 from workloads import Workload
 
-_MAKERS = {"btrfs": ("mkfs.btrfs", "--quiet"), "xfs": ("mkfs.xfs", "-q")}
-
+_MAKERS = {
+    "btrfs": ("mkfs.btrfs", "--quiet"),
+    "ext4": ("mkfs.ext4", "-q", "-F"),
+    "xfs": ("mkfs.xfs", "-q"),
+}
 
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
@@ -76,11 +79,14 @@ def _volume_bytes(workload: Workload) -> int:
 
 def obstacle(workload: Workload) -> str | None:
     """Say why a workload cannot be run here, or return None."""
-    if workload.file_system is None:
-        return None
+    return None if workload.file_system is None else volume_obstacle(workload.file_system)
+
+
+def volume_obstacle(file_system: str) -> str | None:
+    """Say why there can be no `volume` of this kind here, or return None."""
     if os.geteuid() != 0:
         return "only root can mount its file system"
-    maker = _MAKERS[workload.file_system][0]
+    maker = _MAKERS[file_system][0]
     return None if shutil.which(maker) else f"there is no {maker}"
 
 
@@ -93,16 +99,23 @@ def place_for(workload: Workload, parent: Path) -> Iterator[Path]:
         yield place
         shutil.rmtree(place)
         return
-    volume = parent / f"{workload.name}.volume"
-    with volume.open("wb") as file:
-        file.truncate(_volume_bytes(workload))
-    _command(*_MAKERS[workload.file_system], str(volume))
-    _command("mount", "-o", "loop", str(volume), str(place))
-    try:
+    with volume(workload.file_system, _volume_bytes(workload), place):
         yield place
+
+
+@contextlib.contextmanager
+def volume(file_system: str, size_bytes: int, place: Path) -> Iterator[None]:
+    """Mount a new file system, made in a file beside it, on the directory `place`."""
+    image = place.with_name(f"{place.name}.volume")
+    with image.open("wb") as file:
+        file.truncate(size_bytes)
+    _command(*_MAKERS[file_system], str(image))
+    _command("mount", "-o", "loop", str(image), str(place))
+    try:
+        yield
     finally:
         _unmount(place)
-        volume.unlink()
+        image.unlink()
 
 
 def _unmount(place: Path) -> None:

@@ -110,7 +110,10 @@ def data_offset(directory: Path) -> Path:
     backing, cow = base(directory), directory / "root_cow"
     os.truncate(backing, 9 << 40)
     header = headers.build(
-        Dialect.V3, backing_path=os.fsencode(backing), mtime=int(backing.stat().st_mtime), size_bytes=9 << 40
+        Dialect.V3,
+        backing_path=os.fsencode(backing),
+        mtime=backing.stat().st_mtime_ns // 1_000_000_000,
+        size_bytes=9 << 40,
     )
     cow.write_bytes(header.raw)
     os.truncate(cow, header.geometry.file_bytes)

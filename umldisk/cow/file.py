@@ -84,6 +84,23 @@ class CowFile:
             resources.close()
             raise
 
+    @classmethod
+    def over(cls, disk: DiskFile, below: Layer, *, accept_truncated: bool = False) -> CowFile:
+        """Join a COW file that is open already with the layer that it stands on; both stay the caller's.
+
+        Nothing is locked or opened. Of a file that a guest is writing to, the end moves between two looks; whoever
+        only wants to look at one accepts that. Raises DataError when it is damaged, or the two do not belong together.
+        """
+
+        def fits(header: CowHeader) -> bool:
+            return header.size_bytes == below.size_bytes
+
+        raw = disk.read_at(0, headers.HEADER_READ_BYTES)
+        header = detect(raw, file_bytes=disk.size_bytes, where=disk.path, backing_fits=fits)
+        check_pair(disk, header, below.disk, below.size_bytes)
+        _check_reach(disk, header, Access(accept_truncated=accept_truncated))
+        return cls(CowLayer(disk, header, below), ExitStack())
+
     @property
     def header(self) -> CowHeader:
         """The header's fields."""

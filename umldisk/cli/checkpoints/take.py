@@ -19,9 +19,14 @@ if TYPE_CHECKING:
 _HELP = """Record the drives of GUEST as they are now, by default var, each as a checkpoint of its own.
 
 Only what can have changed since the last night is read: what the COW file touched. The first
-checkpoint of a drive reads all of it, as does one whose backing file was changed by others. The
-guest must be off. With --merge the COW file is then folded into the backing file, and the guest
-starts the next day with an empty one.
+checkpoint of a drive reads all of it, as does one whose backing file was changed by others.
+
+The guest may be off, or run as `umldisk start` started it. Then it stands still for some
+milliseconds, and what is recorded is the state of that moment: ext3 and ext4 recover from it by
+their journal; other file systems, and with --freeze these too, are frozen by the guest's agent.
+
+With --merge, for a guest that is off, the COW file is then folded into the backing file, and the
+guest starts the next day with an empty one.
 
 \b
 Examples:
@@ -32,12 +37,14 @@ Examples:
 \b
 Exit codes:
    0  done: what was recorded is on the disk
-   2  there is no such drive, or the options exclude each other
-  65  a disk or umldisk.toml is damaged, or others stand on the backing file
+   2  there is no such drive, the options exclude each other, or --merge of a guest that runs
+  65  a disk or umldisk.toml is damaged, others stand on the backing file, or a drive cannot be
+      recorded while its guest runs
   66  a disk is missing
   73  the metrics, the catalog or the store cannot be made
   74  reading or writing failed
-  75  the guest runs, or another umldisk uses its disks or the store
+  75  the guest runs and umldisk did not start it, it would stand still for too long, or another
+      umldisk uses its disks or the store
   76  the recorded history is broken
 """
 
@@ -48,6 +55,16 @@ Exit codes:
 @click.option("--merge", is_flag=True, help="Fold each COW file into its backing file afterwards; leave an empty one.")
 @click.option("--keep-siblings", is_flag=True, help="With --merge: save what other COW files on the backing file show.")
 @click.option("--orphan-siblings", is_flag=True, help="With --merge: give up other COW files on the backing file.")
+@click.option("--freeze", is_flag=True, help="Have a running guest's agent freeze ext3 and ext4, too.")
+@click.option(
+    "--longest-pause",
+    "longest_pause_seconds",
+    type=click.FloatRange(0, 86400, min_open=True),
+    metavar="SECONDS",
+    default=30.0,
+    show_default=True,
+    help="How long a running guest may stand still; when it takes longer nothing is recorded.",
+)
 @click.option("--reason", metavar="TEXT", default="", help="Why, for whoever reads the list.")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="A tag; may be given several times.")
 @click.option("--metrics", type=FILE, metavar="FILE", help="After success, write a Prometheus textfile.")
@@ -90,12 +107,21 @@ def _options(*, keep_siblings: bool, orphan_siblings: bool, **others: Any) -> Ta
 
 
 def _lines(report: TakeReport) -> Iterator[str]:
+    if report.pause_seconds is not None:
+        how = _CONSISTENT[report.consistency.value]
+        yield f"{report.guest} runs and stood still for {report.pause_seconds * 1000:.1f} ms; {how}"
     for drive in report.drives:
         yield f"{report.guest} {drive.drive}: {_recorded(drive)}"
         if drive.read_whole:
             yield f"  all of its data {'would be' if report.dry_run else 'was'} read: {drive.why.value}"
         if drive.merged:
             yield "  the COW file was merged into the backing file and is empty now"
+
+
+_CONSISTENT = {
+    "frozen": "its file systems were frozen",
+    "journal": "its file systems recover by their journals",
+}
 
 
 def _recorded(drive: TakenDrive) -> str:

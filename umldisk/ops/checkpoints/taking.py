@@ -1,14 +1,15 @@
 """Taking a checkpoint: the drives as they are now go into the store, and at will the COW file into its backing file.
 
-    1  lock       COW and backing files of all drives, so that they are recorded as they were at one time
-    2  sync       the files, which UML never does: what is recorded is then on the disk, too
-    3  look       how the backing file looks; from here on no write to it goes unnoticed
-    4  read       what `recording` plans; chunks into the store, made durable
-    5  look       again: a file that looks different now was written while it was read, and nothing is recorded
-    6  index      into the store, under the number of the record to come
-    7  record     into the store and the catalog: the checkpoint exists
-    8  base       the index of the backing file into the store, and in the catalog how that file looks
-    9  merge      the COW file into the backing file, under the locks that are held since 1; then 8 for what it is now
+    1  store      is held for writing, which may take a while, before any disk is
+    2  open       the drives as they stand at one moment: locked, or of a guest that runs, frozen copies (`drives`)
+    3  sync       the files, which UML never does: what is recorded is then on the disk, too
+    4  look       how the backing file looks; from here on no write to it goes unnoticed
+    5  read       what `recording` plans; chunks into the store, made durable
+    6  look       again: a file that looks different now was written while it was read, and nothing is recorded
+    7  index      into the store, under the number of the record to come
+    8  record     into the store and the catalog: the checkpoint exists
+    9  base       the index of the backing file into the store, and in the catalog how that file looks
+    10 merge      the COW file into the backing file, under the locks that are held since 2; then 9 for what it is now
 
 Invariants. Each step needs only those before it, so that whoever dies leaves at worst chunks and an index that nobody
 names. A `BaseState` is true whenever it is there: it is written after the index that it names, about a look that came
@@ -36,21 +37,24 @@ from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.checkpoint.differing import SECTOR_BYTES, differing
 from umldisk.checkpoint.index import Index, parse, spliced
 from umldisk.checkpoint.intake import Intake, take_in
-from umldisk.checkpoint.quiesce import Quiesce, stopped
 from umldisk.checkpoint.record import Consistency, Kind, Taken
-from umldisk.checkpoint.recording import Basis, Reading, Why, decide, length_of, plan_changes, plan_whole, settled
+from umldisk.checkpoint.recording import Basis, Reading, Why, decide, length_of, plan_changes, plan_whole
 from umldisk.checkpoint.store import Store, base_key, index_key
 from umldisk.config.guest import Guest
 from umldisk.config.site import Site
 from umldisk.cow.inplace import SiblingPolicy
 from umldisk.cow.layers import RawLayer
 from umldisk.errors import BusyError, DataError, NoInputError, UsageError
+from umldisk.guest.state import running
 from umldisk.image.drives import Drive
-from umldisk.ops.checkpoints.drives import OpenDrive, open_drive
+from umldisk.ops.checkpoints.drives import OpenDrive, Opener, Still, stopped
 from umldisk.ops.checkpoints.naming import DEFAULT_DRIVES, utc_now
 from umldisk.ops.checkpoints.storage import store_of
 from umldisk.ops.restoring.stages import require_finished
 from umldisk.progress import SILENT, Progress
+
+LONGEST_PAUSE_SECONDS = 30.0
+"""How long a running guest stands still at most unless told otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,8 @@ class TakeOptions:
 
     `merge` folds each COW file into its backing file afterwards and leaves an empty one; `siblings` says what then
     happens to other COW files on that backing. `lock_wait_seconds` is how long another writer of the store is waited
-    for. `dry_run` says what would be read, and writes nothing.
+    for. Of a guest that runs, `freeze` wants the file systems frozen also where a journal would do, and
+    `longest_pause_seconds` is how long it may stand still. `dry_run` says what would be read, and writes nothing.
     """
 
     merge: bool = False
@@ -67,6 +72,8 @@ class TakeOptions:
     reason: str = ""
     tags: tuple[str, ...] = ()
     lock_wait_seconds: float = 0
+    freeze: bool = False
+    longest_pause_seconds: float = LONGEST_PAUSE_SECONDS
     dry_run: bool = False
 
 
@@ -94,11 +101,12 @@ class TakenDrive:
 
 @dataclass(frozen=True, slots=True)
 class TakeReport:
-    """What was taken, into which store."""
+    """What was taken, into which store; `pause_seconds` is how long a guest that runs stood still, else None."""
 
     guest: str
     store: str
     consistency: Consistency
+    pause_seconds: float | None
     drives: tuple[TakenDrive, ...]
     dry_run: bool
 
@@ -110,35 +118,57 @@ def take_checkpoint(
     options: TakeOptions | None = None,
     *,
     store: Store | None = None,
-    quiesce: Quiesce = stopped,
+    opener: Opener | None = None,
     progress: Progress = SILENT,
     clock: Callable[[], datetime] = utc_now,
 ) -> TakeReport:
     """Record the state of a guest's drives (by default var), each as a checkpoint of its own.
 
-    When it returns, all of it is durable. When the second drive fails, the first stays recorded.
+    When it returns, all of it is durable. When the second drive fails, the first stays recorded. A guest that umldisk
+    started is paused for a moment; `opener` takes the place of that and of locking.
 
-    Raises UsageError for a guest or drive that there is not, BusyError while the guest runs, somebody writes to its
-    disks, or another writer has the store, NoInputError and DataError when disks are missing or do not fit together,
-    HistoryError when store and catalog contradict each other, StorageError when reading or writing fails.
+    Raises UsageError for a guest or drive that there is not, BusyError while a guest that others started runs, somebody
+    writes to its disks, or another writer has the store, NoInputError and DataError when disks are missing, do not fit
+    together or cannot be recorded of a guest that runs, HistoryError when store and catalog contradict each other,
+    StorageError when reading or writing fails.
     """
     chosen = options or TakeOptions()
     guest = site.guest(guest_name)
     require_finished(guest)
     wanted = _wanted(guest, drives)
     kept_in = store or store_of(site, guest)
+    opening = opener or _opener(site, guest, chosen)
     with ExitStack() as resources:
-        consistency = resources.enter_context(quiesce(guest, wanted))
-        disks = _open_all(guest, wanted, chosen, consistency, resources)
-        if chosen.dry_run:
-            taken = [_rehearse(site, kept_in, guest, disk) for disk in disks]
-        else:
+        if not chosen.dry_run:
             resources.enter_context(kept_in.writing(guest.name, wait_seconds=chosen.lock_wait_seconds))
+        opened = opening(guest, wanted, to_merge=chosen.merge, rehearsing=chosen.dry_run)
+        still = resources.enter_context(opened)
+        _refuse_merge(guest, still, chosen)
+        if chosen.dry_run:
+            taken = [_rehearse(site, kept_in, guest, disk) for disk in still.drives]
+        else:
             path = os.path.join(site.directory, CATALOG_NAME)
             catalog = resources.enter_context(Catalog.open(path, writable=True))
-            taking = _Taking(guest.name, kept_in, catalog, chosen, consistency, progress, clock)
-            taken = [taking.take(disk) for disk in disks]
-        return TakeReport(guest.name, kept_in.location, consistency, tuple(taken), chosen.dry_run)
+            taking = _Taking(guest.name, kept_in, catalog, chosen, still.consistency, progress, clock)
+            taken = [taking.take(disk) for disk in still.drives]
+        where = kept_in.location
+        return TakeReport(guest.name, where, still.consistency, still.pause_seconds, tuple(taken), chosen.dry_run)
+
+
+def _opener(site: Site, guest: Guest, options: TakeOptions) -> Opener:
+    """Return what opens the drives of the guest as it is now, off or running."""
+    run = running(site.run_directory(guest.name))
+    if run is None:
+        return stopped
+    if options.merge:
+        raise _merge_refused(guest)
+    from umldisk.ops.checkpoints.live import Live
+
+    return Live(run, site.run_directory(guest.name), options.freeze, options.longest_pause_seconds)
+
+
+def _merge_refused(guest: Guest) -> UsageError:
+    return UsageError("the COW file of a running guest cannot be merged", where=guest.name)
 
 
 def _wanted(guest: Guest, names: Sequence[str]) -> list[Drive]:
@@ -150,19 +180,13 @@ def _wanted(guest: Guest, names: Sequence[str]) -> list[Drive]:
     return [known[name] for name in chosen]
 
 
-def _open_all(
-    guest: Guest, drives: Iterable[Drive], options: TakeOptions, consistency: Consistency, resources: ExitStack
-) -> list[OpenDrive]:
-    """Open all drives; a merge that will be refused is refused here, before anything is recorded."""
-    is_off = consistency is Consistency.OFF
-    if options.merge and not is_off:
-        raise UsageError("the COW file of a running guest cannot be merged", where=guest.name)
-    to_merge = options.merge and not options.dry_run
-    disks = [open_drive(guest, drive, resources, lock=is_off, to_merge=to_merge) for drive in drives]
-    for disk in disks:
+def _refuse_merge(guest: Guest, still: Still, options: TakeOptions) -> None:
+    """Refuse a merge that could not be done before anything is recorded."""
+    if options.merge and still.consistency is not Consistency.OFF:
+        raise _merge_refused(guest)
+    for disk in still.drives:
         if options.merge and disk.cow is not None:
             disk.merge(options.siblings, dry_run=True)
-    return disks
 
 
 # -- taking -----------------------------------------------------------------------------------------------------------
@@ -183,10 +207,8 @@ class _Taking:
     def take(self, disk: OpenDrive) -> TakenDrive:
         """Record one drive, merge it if that is wanted, and remember what its backing file equals then."""
         started = time.monotonic()
-        for file in disk.files:
-            file.sync()
-        looks = disk.looks()
-        look = settled(disk.bottom.disk)
+        disk.sync()
+        looks, look = disk.looks(), disk.bottom_look()
         basis, intake = self._read(disk)
         if disk.looks() != looks:
             raise BusyError(
@@ -197,7 +219,7 @@ class _Taking:
         number, taken = self._record(disk, basis, intake, started)
         if taken.merged:
             disk.merge(self.options.siblings, progress=self.progress)
-            self._remember(disk, intake.index, settled(disk.bottom.disk))
+            self._remember(disk, intake.index, disk.bottom_look())
         elif intake.below is not None:
             self._remember(disk, intake.below, look)
         return _described(taken, number, basis.why, time.monotonic() - started)
