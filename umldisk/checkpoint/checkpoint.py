@@ -14,6 +14,7 @@ class Checkpoint:
 
     `verified_at` and `verified_how` are of the last verification; `damage` is what it found, "" for nothing.
     `deleted_at` is when it was marked for removal; its index is still there until chunks are reclaimed.
+    `drilled_at` and `drilled_how` are of the last drill; `drill_failure` is why it failed, "" when it passed.
     """
 
     record: Record
@@ -24,6 +25,9 @@ class Checkpoint:
     verified_how: str = ""
     damage: str = ""
     deleted_at: datetime | None = None
+    drilled_at: datetime | None = None
+    drilled_how: str = ""
+    drill_failure: str = ""
 
     @property
     def guest(self) -> str:

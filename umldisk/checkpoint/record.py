@@ -7,8 +7,8 @@
 
 The digest is of the file's bytes, so that whoever removes, alters or reorders a record breaks every later one, and the
 last digest alone, kept elsewhere (`checkpoint anchor`), proves the whole history before it. Nothing is ever taken back:
-what protects, tags, verifies or deletes a checkpoint is a record of its own. So catalog.db can be made anew from the
-store, and is a cache of it.
+what protects, tags, verifies, drills or deletes a checkpoint is a record of its own. So catalog.db can be made anew
+from the store, and is a cache of it.
 
 A record is JSON with sorted keys, for people and for other programs. Unknown keys of a later version are kept in
 `extra` (those inside `taken` are passed over) and go into the digest like all bytes, so that an older umldisk verifies
@@ -52,6 +52,7 @@ class Kind(Enum):
     TAG = "tag"
     UNTAG = "untag"
     VERIFY = "verify"
+    DRILL = "drill"
     DELETE = "delete"
 
 
@@ -93,8 +94,8 @@ class Taken:
 class Record:
     """One record; `subjects` are the numbers of the checkpoints that a record of another kind is about, ascending.
 
-    `time` is in UTC. `detail` is a tag, or how a verification was done and ended. `previous` is the digest of the
-    record before it, "" for the first.
+    `time` is in UTC. `detail` is a tag, or how a verification or a drill was done and ended. `previous` is the digest
+    of the record before it, "" for the first.
     """
 
     guest: str
@@ -142,7 +143,7 @@ def _plain(taken: Taken) -> dict[str, Any]:
     return row | {"consistency": taken.consistency.value, "tags": list(taken.tags)}
 
 
-# -- what a verification says -----------------------------------------------------------------------------------------
+# -- what a verification and a drill say ------------------------------------------------------------------------------
 
 
 def verification(how: str, damage: str = "") -> str:
@@ -154,6 +155,16 @@ def split_verification(detail: str) -> tuple[str, str]:
     """Return how a verification was done and what it found, "" for nothing."""
     how, _colon, damage = detail.partition(": ")
     return how, damage
+
+
+def drilling(how: str, failure: str = "") -> str:
+    """Return the `detail` of a DRILL record: how far it came, without a colon, and why it failed, "" for passed."""
+    return verification(how, failure)
+
+
+def split_drilling(detail: str) -> tuple[str, str]:
+    """Return how far a drill came and why it failed, "" when it passed."""
+    return split_verification(detail)
 
 
 # -- reading ----------------------------------------------------------------------------------------------------------

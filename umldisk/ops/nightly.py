@@ -3,6 +3,7 @@ r"""The nightly job and who watches it: texts for systemd and cron, a Prometheus
     cron GUEST          ->  umldisk-GUEST.service + .timer, or a crontab line     rendered here, installed by people
     the job, each night ->  checkpoint take, then checkpoint prune --gc           silent when all is well
     --metrics FILE      ->  FILE.prom for node_exporter's textfile collector      written after a success only
+    drill --metrics     ->  the same for a drill                                  written whether it passed or not
     status --max-age    ->  0 OK, 1 WARNING, 2 CRITICAL                           by the age of what is there
 
 Rendering is pure. Each target has its own quoting: systemd expands % and $ and knows backslashes inside double quotes
@@ -27,6 +28,16 @@ from umldisk.errors import UsageError
 from umldisk.system.staging import write_file
 
 _AT = time(3, 0)
+
+
+class Specifier(str):
+    """A word that systemd puts another in place of, where all others are written to stay what they are."""
+
+    __slots__ = ()
+
+
+INSTANCE = Specifier("%i")
+"""What stands behind the @ in the name of a unit that is made of a template: the guest (systemd.unit(5))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +84,8 @@ def nightly_job(
 
 
 def systemd_units(job: Job) -> dict[str, str]:
-    """Return the texts of the job's service and timer by file name, for /etc/systemd/system."""
-    name = f"umldisk-{job.guest}"
+    """Return the texts of the job's service and timer by file name, templates for any guest when it is INSTANCE."""
+    name = "umldisk-checkpoint@" if isinstance(job.guest, Specifier) else f"umldisk-{job.guest}"
     starts = "".join(f"ExecStart={systemd_command(command)}\n" for command in job.commands)
     service = f"""\
 [Unit]
@@ -101,11 +112,13 @@ WantedBy=timers.target
 
 
 def systemd_command(words: Iterable[str]) -> str:
-    """Return a command line for ExecStart= that gives the program exactly these words."""
+    """Return a command line for ExecStart= that gives the program exactly these words, a Specifier's value for it."""
     return " ".join(map(_systemd_word, words))
 
 
 def _systemd_word(word: str) -> str:
+    if isinstance(word, Specifier):
+        return word
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
     return escaped if re.fullmatch(r"[\w%$@/.,:=+-]+", escaped, re.ASCII) else f'"{escaped}"'
 
@@ -130,19 +143,58 @@ _METRICS = {
 }
 
 
+_DRILL_METRICS = {
+    "umldisk_drill_success": "1 when the last drill passed, 0 when it failed.",
+    "umldisk_drill_timestamp_seconds": "When the last drill ended, in Unix time.",
+    "umldisk_drill_seconds": "How long it took.",
+    "umldisk_drill_ready_seconds": "How long the guest took to be ready; not there when it never was.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DrillResult:
+    """How a drill of a guest ended; `ready_seconds` is None when the guest did not become ready."""
+
+    guest: str
+    passed: bool
+    ended_at: datetime
+    seconds: float
+    ready_seconds: float | None
+
+
 def render_metrics(checkpoints: Iterable[Checkpoint]) -> str:
     """Return what one run recorded in Prometheus' text format, a sample for each drive."""
-    rows = [(_labels({"guest": c.guest, "drive": c.drive}), _values(c)) for c in checkpoints]
-    lines: list[str] = []
-    for number, (name, explanation) in enumerate(_METRICS.items()):
-        lines += [f"# HELP {name} {explanation}", f"# TYPE {name} gauge"]
-        lines += [f"{name}{labels} {values[number]!r}" for labels, values in rows]
-    return "\n".join(lines) + "\n"
+    return _render(_METRICS, [({"guest": c.guest, "drive": c.drive}, _values(c)) for c in checkpoints])
+
+
+def render_drill_metrics(result: DrillResult) -> str:
+    """Return how a drill ended in Prometheus' text format."""
+    values = float(result.passed), result.ended_at.timestamp(), result.seconds, result.ready_seconds
+    return _render(_DRILL_METRICS, [({"guest": result.guest}, values)])
 
 
 def write_metrics(path: str, checkpoints: Iterable[Checkpoint]) -> None:
     """Put the metrics in place, all or nothing; raises CannotCreateError and StorageError."""
-    write_file(path, render_metrics(checkpoints).encode("utf-8", "replace"), mode=0o644)
+    _put(path, render_metrics(checkpoints))
+
+
+def write_drill_metrics(path: str, result: DrillResult) -> None:
+    """Put the metrics of a drill in place, as `write_metrics` does."""
+    _put(path, render_drill_metrics(result))
+
+
+def _put(path: str, text: str) -> None:
+    write_file(path, text.encode("utf-8", "replace"), mode=0o644)
+
+
+def _render(explained: Mapping[str, str], rows: Sequence[tuple[Mapping[str, str], Sequence[float | None]]]) -> str:
+    """Return the metrics, each with the values of all rows that have one, which stand in the metrics' order."""
+    lines: list[str] = []
+    for number, (name, explanation) in enumerate(explained.items()):
+        samples = [(labels, values[number]) for labels, values in rows]
+        lines += [f"# HELP {name} {explanation}", f"# TYPE {name} gauge"]
+        lines += [f"{name}{_labels(labels)} {value!r}" for labels, value in samples if value is not None]
+    return "\n".join(lines) + "\n"
 
 
 def _values(checkpoint: Checkpoint) -> tuple[float, ...]:

@@ -21,7 +21,9 @@ TAKEN_COLUMNS = (
     "drive, size_bytes, index_sha256, parent, base_index_sha256, changed_bytes, stored_bytes, read_bytes, read_whole,"
     " consistency, merged, duration_seconds, reason, given_tags"
 )
-STANDING_COLUMNS = "tags, protected, verified_at, verified_how, damage, deleted_at"
+STANDING_COLUMNS = (
+    "tags, protected, verified_at, verified_how, damage, deleted_at, drilled_at, drilled_how, drill_failure"
+)
 CHECKPOINT_COLUMNS = f"guest, number, {TAKEN_COLUMNS}, {STANDING_COLUMNS}"
 
 _TAKEN_WIDTH = TAKEN_COLUMNS.count(",") + 1
@@ -85,6 +87,9 @@ def standing_row(checkpoint: Checkpoint) -> Row:
         checkpoint.verified_how,
         checkpoint.damage,
         checkpoint.deleted_at and _time_text(checkpoint.deleted_at),
+        checkpoint.drilled_at and _time_text(checkpoint.drilled_at),
+        checkpoint.drilled_how,
+        checkpoint.drill_failure,
     )
 
 
@@ -144,7 +149,8 @@ def taken_of(row: Row) -> Taken:
 def checkpoint_of(row: Row) -> Checkpoint:
     """Return the checkpoint that RECORD_COLUMNS, TAKEN_COLUMNS and STANDING_COLUMNS stand for."""
     taken = taken_of(row[_RECORD_WIDTH : _RECORD_WIDTH + _TAKEN_WIDTH])
-    tags, protected, verified_at, verified_how, damage, deleted_at = row[_RECORD_WIDTH + _TAKEN_WIDTH :]
+    standing = row[_RECORD_WIDTH + _TAKEN_WIDTH :]
+    tags, protected, verified_at, verified_how, damage, deleted_at, drilled_at, drilled_how, drill_failure = standing
     return Checkpoint(
         record_of(row[:_RECORD_WIDTH], taken, ()),
         taken,
@@ -154,6 +160,9 @@ def checkpoint_of(row: Row) -> Checkpoint:
         verified_how,
         damage,
         deleted_at and datetime.fromisoformat(deleted_at),
+        drilled_at and datetime.fromisoformat(drilled_at),
+        drilled_how,
+        drill_failure,
     )
 
 

@@ -2,7 +2,8 @@
 
 The comments are part of the statements: `sqlite3 catalog.db .schema` shows them. docs/catalog.md publishes the same.
 A migration, once released, never changes; whatever comes later is a further one at the end. Its statements run in one
-transaction, together with the row in `migrations` that says so and with `PRAGMA user_version`.
+transaction, together with the row in `migrations` that says so and with `PRAGMA user_version`. A table that gets a
+column is made anew, since SQLite's ALTER TABLE would put the column behind another one's comment.
 """
 
 from __future__ import annotations
@@ -109,10 +110,57 @@ _INDEXES = (
     "CREATE INDEX subjects_by_checkpoint ON subjects (guest, checkpoint)",
 )
 
+_CHECKPOINTS_2 = """\
+CREATE TABLE checkpoints_2 (
+    -- Every record of kind checkpoint: what it says of the drive, and how it stands after all later records.
+    guest             TEXT NOT NULL,     -- whose drive
+    number            INTEGER NOT NULL,  -- the number of its record, by which users name it
+    drive             TEXT NOT NULL,     -- which drive
+    size_bytes        INTEGER NOT NULL,  -- the exact length of the disk
+    index_sha256      TEXT NOT NULL,     -- SHA-256 of the index as a file
+    parent            INTEGER,           -- the checkpoint of the same drive before it; NULL for the first
+    base_index_sha256 TEXT,              -- which index the backing file equalled; NULL when that was not known
+    changed_bytes     INTEGER NOT NULL,  -- bytes of chunks that differ from the parent's
+    stored_bytes      INTEGER NOT NULL,  -- bytes that the store grew by
+    read_bytes        INTEGER NOT NULL,  -- bytes that were read from the disk
+    read_whole        INTEGER NOT NULL,  -- 1 when the COW file's bitmap could not be relied on
+    consistency       TEXT NOT NULL,     -- off, frozen, journal: in which state the guest was
+    merged            INTEGER NOT NULL,  -- 1 when the COW file was folded into the backing file afterwards
+    duration_seconds  REAL NOT NULL,     -- how long it took
+    reason            TEXT NOT NULL,     -- why, in the words of whoever took it
+    given_tags        TEXT NOT NULL,     -- tags it was taken with: a JSON list
+    tags              TEXT NOT NULL,     -- tags it has now: a JSON list
+    protected         INTEGER NOT NULL,  -- 1 when it is never pruned
+    verified_at       TEXT,              -- when it was last verified, in UTC
+    verified_how      TEXT NOT NULL,     -- how it was last verified; '' for never
+    damage            TEXT NOT NULL,     -- damage that was found and not cleared by a whole verification; '' for none
+    deleted_at        TEXT,              -- when it was marked for removal, in UTC
+    drilled_at        TEXT,              -- when it was last drilled, in UTC
+    drilled_how       TEXT NOT NULL,     -- how far its last drill came; '' for never
+    drill_failure     TEXT NOT NULL,     -- why its last drill failed; '' for not
+    PRIMARY KEY (guest, number),
+    FOREIGN KEY (guest, number) REFERENCES records (guest, number),
+    FOREIGN KEY (guest, parent) REFERENCES checkpoints (guest, number),
+    CHECK (read_whole IN (0, 1) AND merged IN (0, 1) AND protected IN (0, 1))
+) STRICT, WITHOUT ROWID"""
+
+_COPIED = "INSERT INTO checkpoints_2 SELECT *, NULL, '', '' FROM checkpoints"
+
 MIGRATIONS: tuple[Migration, ...] = (
     Migration(
         1,
         "records, checkpoints and base states",
         (_MIGRATIONS, _RECORDS, _CHECKPOINTS, _SUBJECTS, _BASE_STATES, *_INDEXES),
+    ),
+    Migration(
+        2,
+        "drills of checkpoints",
+        (
+            _CHECKPOINTS_2,
+            _COPIED,
+            "DROP TABLE checkpoints",
+            "ALTER TABLE checkpoints_2 RENAME TO checkpoints",
+            _INDEXES[0],
+        ),
     ),
 )

@@ -100,5 +100,7 @@ def _marks(one: Listed) -> Iterator[str]:
         yield "merged"
     if one.verified_at and not one.damage:
         yield "verified"
+    if one.drilled_at:
+        yield "drill-failed" if one.drill_failure else "drilled"
     if one.consistency.value != "off":
         yield one.consistency.value

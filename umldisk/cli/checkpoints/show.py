@@ -79,6 +79,7 @@ def _facts(shown: Shown) -> Iterator[tuple[str, str]]:
     yield "protected", "yes" if shown.protected else "no"
     yield "verified", _verified(shown)
     yield "damage", shown.damage
+    yield "drilled", _drilled(shown)
     yield "deleted", local(shown.deleted_at) if shown.deleted_at else ""
     yield "host", f"{shown.host}, umldisk {shown.version}"
     yield "store", shown.store
@@ -98,3 +99,10 @@ def _parent(shown: Shown) -> str:
 
 def _verified(shown: Shown) -> str:
     return f"{local(shown.verified_at)} ({shown.verified_how})" if shown.verified_at else "never"
+
+
+def _drilled(shown: Shown) -> str:
+    if shown.drilled_at is None:
+        return "never"
+    verdict = f"failed: {shown.drill_failure}" if shown.drill_failure else "passed"
+    return f"{local(shown.drilled_at)} ({shown.drilled_how}), {verdict}"

@@ -47,6 +47,8 @@ class Listed:
     verified_at: datetime | None
     damage: str
     deleted_at: datetime | None
+    drilled_at: datetime | None
+    drill_failure: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,8 @@ def _listed(checkpoint: Checkpoint) -> Listed:
         checkpoint.verified_at,
         checkpoint.damage,
         checkpoint.deleted_at,
+        checkpoint.drilled_at,
+        checkpoint.drill_failure,
     )
 
 
@@ -138,6 +142,9 @@ class Shown:
     verified_how: str
     damage: str
     deleted_at: datetime | None
+    drilled_at: datetime | None
+    drilled_how: str
+    drill_failure: str
     host: str
     version: str
     previous: str
@@ -190,6 +197,9 @@ def _shown(checkpoint: Checkpoint, store: str, digest: str, later: tuple[Said, .
         verified_how=checkpoint.verified_how,
         damage=checkpoint.damage,
         deleted_at=checkpoint.deleted_at,
+        drilled_at=checkpoint.drilled_at,
+        drilled_how=checkpoint.drilled_how,
+        drill_failure=checkpoint.drill_failure,
         host=record.host,
         version=record.version,
         previous=record.previous,
