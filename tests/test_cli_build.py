@@ -22,14 +22,13 @@ def _umldisk(
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=variables)
 
 
-def test_a_build_prints_the_boot_command_last(tmp_path: Path) -> None:
+def test_a_build_says_how_to_go_on(tmp_path: Path) -> None:
     done = _umldisk(tmp_path, "blackdance")
     assert (done.returncode, done.stderr) == (0, "")
     directory = f"{tmp_path}/guests/blackdance"
     lines = done.stdout.splitlines()
     assert lines[0] == f"blackdance: 5 disks in {directory}"
-    assert lines[-1].startswith("  setarch -R linux ")
-    assert f" ubd0={directory}/root_cow,{directory}/root_fs " in lines[-1]
+    assert lines[-2:] == ["start it with:", "  umldisk start blackdance"]
     assert {"root_fs", "swap_fs"} <= set(os.listdir(directory))
 
 
@@ -37,6 +36,9 @@ def test_the_report_as_json(tmp_path: Path) -> None:
     done = _umldisk(tmp_path, "blackdance", "--json", "--dry-run")
     report = json.loads(done.stdout)
     assert report["boot_command"].split() == report["boot_argv"]
+    assert report["boot_command"].startswith("setarch -R linux ")
+    directory = f"{tmp_path}/guests/blackdance"
+    assert f"ubd0={directory}/root_cow,{directory}/root_fs" in report["boot_argv"]
     assert [drive["name"] for drive in report["drives"]] == ["root", "var", "home", "tmp", "swap"]
     assert report["dry_run"] is True
     assert os.listdir(tmp_path) == []

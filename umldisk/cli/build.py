@@ -134,8 +134,8 @@ def _lines(report: BuildReport) -> Iterator[str]:
     if report.set_aside:
         yield f"the former COW files and their bases are in {report.set_aside}"
     yield from (f"note: {remark}" for remark in report.remarks)
-    yield "boot it with:"
-    yield f"  {report.boot_command}"
+    yield "start it with:"
+    yield f"  umldisk start {report.guest}"
 
 
 def _row(drive: BuiltDrive) -> tuple[str, ...]:

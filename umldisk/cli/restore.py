@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,8 @@ def restore(
     presenter: Presenter,
 ) -> None:
     """Parse, restore, present."""
-    from umldisk.ops.restoring.restore import RestoreOptions, restore_guest
+    from umldisk.ops.restoring.holding import RestoreOptions
+    from umldisk.ops.restoring.restore import restore_guest
 
     wish, options = _wish(name, at, drives), RestoreOptions(dry_run=dry_run, lock_wait_seconds=lock_wait_seconds)
     report = restore_guest(current_site(context), guest, wish, options=options, progress=presenter.progress)
@@ -94,8 +96,10 @@ def _lines(report: RestoreReport) -> Iterator[str]:
         yield f"the old files are evidence, in {report.evidence}"
         yield from (f"  {file.sha256}  {file.name}" for file in report.kept)
         yield f"  {report.sums_sha256}  SHA256SUMS"
-    yield "boot it with:"
-    yield f"  {report.boot_command}"
+        yield "what differs in them from what came back:"
+        yield f"  umldisk changes {shlex.quote(report.evidence)}"
+    yield "start it with:"
+    yield f"  umldisk start {report.guest}"
 
 
 def _made_lines(drive: RestoredDrive) -> Iterator[str]:
