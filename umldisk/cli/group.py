@@ -27,8 +27,17 @@ COMMANDS = {
     "build": Lazy("umldisk.cli.build:build", "Make the five disks of a guest."),
     "checkpoint": Lazy("umldisk.cli.checkpoint:checkpoint", "Record the state of a guest's drives, night by night."),
     "restore": Lazy("umldisk.cli.restore:restore", "Bring a guest back from its checkpoints, and keep the evidence."),
+    "drill": Lazy("umldisk.cli.drill:drill", "Try whether a guest comes back, without touching it."),
+    "changes": Lazy("umldisk.cli.changes:changes", "Say which files an intruder changed."),
+    "reset": Lazy("umldisk.cli.reset:reset", "Give a guest fresh COW files, a new tmp and a new swap."),
+    "start": Lazy("umldisk.cli.start:start", "Start a guest in a jail."),
+    "wait": Lazy("umldisk.cli.wait:wait", "Wait until a guest is ready, or has ended."),
+    "stop": Lazy("umldisk.cli.stop:stop", "Shut guests down, gently as far as they let us."),
+    "console": Lazy("umldisk.cli.console:console", "Send a command to a guest's mconsole."),
+    "who": Lazy("umldisk.cli.who:who", "Say which guest or process holds a disk."),
     "cron": Lazy("umldisk.cli.cron:cron", "Print the nightly job for systemd and cron."),
-    "status": Lazy("umldisk.cli.status:status", "Say whether the checkpoints are recent, as a monitoring plugin."),
+    "install-units": Lazy("umldisk.cli.install_units:install_units", "Write systemd units for guests and nights."),
+    "status": Lazy("umldisk.cli.status:status", "Show how the guests are, or answer monitoring."),
     "config": Lazy("umldisk.cli.config:config", "Check umldisk.toml, or show what it comes to."),
 }
 

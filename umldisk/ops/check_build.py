@@ -11,9 +11,7 @@ COW files are not looked at: this is about the disks that must not change under 
 
 from __future__ import annotations
 
-import base64
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -21,18 +19,14 @@ from typing import Any
 
 from umldisk.build import manifest
 from umldisk.build.manifest import Manifest
-from umldisk.build.tree import FileType, path_text
 from umldisk.config.site import Site
 from umldisk.errors import DataError, NoInputError
-from umldisk.image.extfs.inode import ExtInode
 from umldisk.image.extfs.volume import Volume
 from umldisk.image.reader import DiskReader
+from umldisk.ops.changes.rows import ChangeKind, Row, differences, file_rows
 from umldisk.progress import SILENT, Progress
-from umldisk.system.digest import contents_sha256, sparse_sha256
+from umldisk.system.digest import sparse_sha256
 from umldisk.system.files import DiskFile, open_disk
-
-_LOST_AND_FOUND = "/lost+found"
-_COMPARED = ("type", "mode", "uid", "gid", "size", "sha256", "target", "device", "xattrs", "mtime_ns")
 
 
 class DiskState(Enum):
@@ -44,14 +38,6 @@ class DiskState(Enum):
     USED = "used by the guest, as it has no COW file"
     MISSING = "missing"
     UNREADABLE = "changed, and its files cannot be read"
-
-
-class ChangeKind(Enum):
-    """What happened to a file."""
-
-    ADDED = "added"
-    REMOVED = "removed"
-    CHANGED = "changed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,40 +112,12 @@ def _check_drive(
 
 def _changes(disk: DiskFile, drive: Mapping[str, Any], built: Manifest) -> Iterator[FileChange]:
     """Yield what differs between the files on `disk` and the manifest's."""
-    name, mount = str(drive["name"]), str(drive["mount"])
-    missing = {str(row["path"]): row for row in built.files if row["drive"] == name}
+    name = str(drive["name"])
     volume = Volume.open(DiskReader(disk), where=disk.path)
-    for place, number in volume.walk():
-        if place == _LOST_AND_FOUND:
-            continue
-        path = place if mount == "/" else f"{mount}{place}".rstrip("/")
-        expected = missing.pop(path, None)
-        if expected is None:
-            yield FileChange(path, name, ChangeKind.ADDED)
-            continue
-        found = _describe(volume, volume.inode(number))
-        fields = tuple(field for field in _COMPARED if expected.get(field) != found.get(field))
-        if fields:
-            yield FileChange(path, name, ChangeKind.CHANGED, fields)
-    yield from (FileChange(path, name, ChangeKind.REMOVED) for path in missing)
+    for one in differences(rows_of(built, name), file_rows(volume, str(drive["mount"]))):
+        yield FileChange(one.path, name, one.kind, one.fields)
 
 
-def _describe(volume: Volume, inode: ExtInode) -> dict[str, Any]:
-    """Say of an inode what a row of the manifest says of it."""
-    kind = FileType(stat.S_IFMT(inode.mode))
-    row: dict[str, Any] = {
-        "type": kind.name.lower(),
-        "mode": f"{stat.S_IMODE(inode.mode):04o}",
-        "uid": inode.uid,
-        "gid": inode.gid,
-        "mtime_ns": inode.mtime_ns,
-    }
-    if kind is FileType.FILE:
-        row |= {"size": inode.size_bytes, "sha256": contents_sha256(volume.pieces(inode), inode.size_bytes).hex()}
-    if kind is FileType.SYMLINK:
-        row["target"] = path_text(volume.symlink_target(inode))
-    if kind.is_device:
-        row["device"] = list(inode.device)
-    if xattrs := volume.xattrs(inode):
-        row["xattrs"] = {name: base64.b64encode(value).decode() for name, value in xattrs}
-    return row
+def rows_of(built: Manifest, drive: str) -> dict[str, Row]:
+    """Return what a manifest says of the files on a drive, by their paths."""
+    return {str(row["path"]): row for row in built.files if row["drive"] == drive}

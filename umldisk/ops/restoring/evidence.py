@@ -3,7 +3,8 @@
     SITE/evidence/GUEST-20261120T031500Z/     0500
         var_cow  var_fs  root_cow ...         0400, moved, never copied: sparse, with the times they had
         evidence.json                         of each file its size, times, former owner and mode, SHA-256;
-                                              of each base that stayed its digest; which plan it was kept for
+                                              of each base that stayed its digest; which plan it was kept for,
+                                              and from which checkpoints drives came back
         records.jsonl                         the guest's history of checkpoints, a record a line with its digest
         SHA256SUMS                            of all of these; `sha256sum -c SHA256SUMS` checks them
 

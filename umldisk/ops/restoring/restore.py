@@ -250,6 +250,7 @@ class _Restoration:
                 {"drive": drive.drive, "file": drive.base, "digest": drive.digest, "as": drive.reference}
                 for drive in staying
             ],
+            "checkpoints": {drive.drive: drive.checkpoint for drive in plan.drives if drive.checkpoint is not None},
             "restored": plan.drive_lines(),
         }
 
