@@ -2,6 +2,9 @@
 
 import os
 import signal
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -9,6 +12,7 @@ from hypothesis import HealthCheck, settings
 pytest.register_assert_rewrite("tests.kit")
 
 from tests.kit import peers  # noqa: E402  (after the rewriting of its asserts is set up)
+from tests.kit.interruptions import interruptible  # noqa: E402
 
 # In CI Hypothesis takes its own profile, which repeats the same examples every time.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
@@ -52,3 +56,17 @@ def bare_environment() -> dict[str, str]:
     """
     unwanted = ("COVERAGE_", "PYTEST_", "PYTHON")
     return {name: value for name, value in os.environ.items() if not name.startswith(unwanted)}
+
+
+@pytest.fixture
+def interrupting_signals() -> Iterator[None]:
+    """Let SIGUSR1 and SIGALRM interrupt this process."""
+    with interruptible():
+        yield
+
+
+@pytest.fixture
+def uml_dir() -> Iterator[Path]:
+    """Return a directory whose path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="mc-", dir="/tmp") as directory:
+        yield Path(directory)

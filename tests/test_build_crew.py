@@ -4,12 +4,11 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
+from tests.kit.interruptions import Interrupted
 from umldisk.build import crew
 from umldisk.build.crew import DiskPlan, make_disks
 from umldisk.build.disks import Workshop
@@ -21,22 +20,6 @@ from umldisk.system.process import run
 WAIT_SECONDS = 60
 
 
-class Interrupted(BaseException):
-    """What the test's own signal raises."""
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Let SIGUSR1 interrupt this process."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    yield
-    signal.signal(signal.SIGUSR1, before)
-
-
 @pytest.fixture
 def plans(tmp_path: Path) -> list[DiskPlan]:
     """Return as many disks as are made at a time."""
@@ -44,7 +27,7 @@ def plans(tmp_path: Path) -> list[DiskPlan]:
     return [DiskPlan(guest, drive, {}, str(tmp_path), str(tmp_path / "tree")) for drive in guest.drives[:2]]
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interrupting_signals")
 def test_a_thread_whose_start_is_interrupted_has_ended_when_that_is_told(
     plans: list[DiskPlan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

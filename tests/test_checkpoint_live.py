@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.kit.fake_guest import RING, SECTOR, FakeGuest, assert_one_moment
-from tests.kit.live import DISK_BYTES, RING_AT, Running, make_file_system, ring_of
 from tests.kit.memory_store import MemoryStore
 from tests.kit.nights import MERGE, contents
 from tests.kit.peers import needs
+from tests.kit.running_site import DISK_BYTES, RING_AT, RunningSite, make_file_system, ring_of
 from umldisk.checkpoint import history
 from umldisk.checkpoint.basestate import BackingIdentity
 from umldisk.checkpoint.catalog import CATALOG_NAME, Catalog
@@ -49,8 +49,8 @@ def resources() -> Iterator[ExitStack]:
 
 
 @pytest.fixture
-def running(tmp_path: Path, resources: ExitStack) -> Running:
-    return Running(tmp_path, resources, "-t ext4")
+def running(tmp_path: Path, resources: ExitStack) -> RunningSite:
+    return RunningSite(tmp_path, resources, "-t ext4")
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def store() -> MemoryStore:
 # -- what is recorded -------------------------------------------------------------------------------------------------
 
 
-def test_night_after_night_one_moment_is_recorded(running: Running, store: MemoryStore) -> None:
+def test_night_after_night_one_moment_is_recorded(running: RunningSite, store: MemoryStore) -> None:
     before = running.base.read_bytes()
     counters = []
     for night in range(1, 4):
@@ -85,14 +85,14 @@ def test_night_after_night_one_moment_is_recorded(running: Running, store: Memor
 def test_what_the_io_thread_still_writes_is_waited_for(
     tmp_path: Path, resources: ExitStack, store: MemoryStore
 ) -> None:
-    running = Running(tmp_path, resources, "-t ext4", drain_seconds=0.3)
+    running = RunningSite(tmp_path, resources, "-t ext4", drain_seconds=0.3)
     report = running.take(store)
     assert_one_moment(ring_of(running.recorded(store, 1)))
     assert report.pause_seconds is not None
     assert report.pause_seconds >= 0.3
 
 
-def test_the_test_would_notice_a_copy_of_a_disk_that_is_written(running: Running) -> None:
+def test_the_test_would_notice_a_copy_of_a_disk_that_is_written(running: RunningSite) -> None:
     """The control: read while the guest writes, the ring is of no moment, sooner or later."""
 
     def look() -> None:
@@ -104,7 +104,7 @@ def test_the_test_would_notice_a_copy_of_a_disk_that_is_written(running: Running
         look()
 
 
-def test_the_backing_file_is_believed_only_while_it_is_the_same(running: Running, store: MemoryStore) -> None:
+def test_the_backing_file_is_believed_only_while_it_is_the_same(running: RunningSite, store: MemoryStore) -> None:
     running.take(store)
     with Catalog.open(Path(running.site.directory) / CATALOG_NAME, writable=True) as catalog:
         state = catalog.base_state("g", "var")
@@ -138,13 +138,13 @@ def test_a_plain_disk_is_read_from_a_copy_of_which_nothing_is_remembered(
         assert catalog.base_state("g", "tmp") is None
 
 
-def test_nothing_is_left_beside_the_disks(running: Running, store: MemoryStore) -> None:
+def test_nothing_is_left_beside_the_disks(running: RunningSite, store: MemoryStore) -> None:
     running.take(store)
     assert sorted(path.name for path in running.base.parent.iterdir()) == ["var_cow", "var_fs"]
     assert [path.name for path in (running.guest.directory).rglob(".mc-*")] == []
 
 
-def test_a_rehearsal_does_not_touch_the_guest(running: Running, store: MemoryStore) -> None:
+def test_a_rehearsal_does_not_touch_the_guest(running: RunningSite, store: MemoryStore) -> None:
     report = running.take(store, TakeOptions(dry_run=True))
     assert (report.consistency, report.pause_seconds) == (Consistency.JOURNAL, None)
     assert only(report).read_bytes >= SECTOR
@@ -155,7 +155,7 @@ def test_a_rehearsal_does_not_touch_the_guest(running: Running, store: MemorySto
 # -- what is refused --------------------------------------------------------------------------------------------------
 
 
-def refused(running: Running, kind: type[UmldiskError], says: str, **options: object) -> None:
+def refused(running: RunningSite, kind: type[UmldiskError], says: str, **options: object) -> None:
     """The take is refused, the guest was not touched, nothing recorded."""
     store = MemoryStore()
     with pytest.raises(kind, match=says):
@@ -165,31 +165,31 @@ def refused(running: Running, kind: type[UmldiskError], says: str, **options: ob
     running.guest.wait_writing()
 
 
-def test_a_merge_is(running: Running) -> None:
+def test_a_merge_is(running: RunningSite) -> None:
     refused(running, UsageError, "cannot be merged", options=MERGE)
 
 
-def test_a_drive_that_the_run_has_not_is(running: Running) -> None:
+def test_a_drive_that_the_run_has_not_is(running: RunningSite) -> None:
     refused(running, DataError, "started without this drive", drives=["home"])
 
 
-def test_a_guest_that_others_started_is(running: Running) -> None:
+def test_a_guest_that_others_started_is(running: RunningSite) -> None:
     os.unlink(f"{running.run_directory}/state.json")
     refused(running, BusyError, "in use")
 
 
 @pytest.mark.parametrize("kind", ["-t ext2", "-t ext4 -O ^has_journal", ""])
 def test_what_has_no_journal_is_without_an_agent(tmp_path: Path, resources: ExitStack, kind: str) -> None:
-    running = Running(tmp_path, resources, kind)
+    running = RunningSite(tmp_path, resources, kind)
     refused(running, DataError, "var cannot be recorded while the guest runs.*no agent")
 
 
-def test_a_freeze_is_without_an_agent(running: Running) -> None:
+def test_a_freeze_is_without_an_agent(running: RunningSite) -> None:
     refused(running, DataError, "a freeze was asked for, and the guest has no agent", options=TakeOptions(freeze=True))
 
 
 @pytest.mark.parametrize("name", ["cow", "base"])
-def test_a_disk_that_was_replaced_under_the_guest_is(running: Running, name: str) -> None:
+def test_a_disk_that_was_replaced_under_the_guest_is(running: RunningSite, name: str) -> None:
     path: Path = getattr(running, name)
     copy = path.with_name("copy")
     subprocess.run(["cp", "--sparse=always", "--preserve=all", path, copy], check=True)
@@ -197,20 +197,20 @@ def test_a_disk_that_was_replaced_under_the_guest_is(running: Running, name: str
     refused(running, DataError, "does not have this disk open")
 
 
-def test_a_link_in_the_disks_place_is(running: Running) -> None:
+def test_a_link_in_the_disks_place_is(running: RunningSite) -> None:
     away = running.cow.with_name("away")
     os.rename(running.cow, away)
     running.cow.symlink_to(away)
     refused(running, UmldiskError, "cannot open")
 
 
-def test_what_is_no_file_is(running: Running) -> None:
+def test_what_is_no_file_is(running: RunningSite) -> None:
     os.rename(running.cow, running.cow.with_name("away"))
     os.mkfifo(running.cow)
     refused(running, DataError, "not a disk that can be recorded while its guest runs")
 
 
-def test_a_disk_without_room_for_its_copy_is(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_without_room_for_its_copy_is(running: RunningSite, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.fstatvfs
 
     def full(fd: int) -> os.statvfs_result:
@@ -246,7 +246,7 @@ class Agent:
 def test_a_file_system_is_frozen_where_it_must_or_shall_be(
     tmp_path: Path, resources: ExitStack, store: MemoryStore, kind: str, freeze: bool
 ) -> None:
-    running = Running(tmp_path, resources, kind)
+    running = RunningSite(tmp_path, resources, kind)
     run = replace(running.run, has_agent=True)
     opener = Live(run, running.run_directory, freeze, freezer=lambda _directory: nullcontext(Agent(running.guest)))
     report = take_checkpoint(running.site, "g", store=store, opener=opener)
@@ -298,7 +298,7 @@ take_checkpoint(Site(sys.argv[1]), "g")
 
 
 @pytest.mark.slow
-def test_killed_anywhere_the_guest_goes_on_and_the_history_too(running: Running) -> None:
+def test_killed_anywhere_the_guest_goes_on_and_the_history_too(running: RunningSite) -> None:
     store = DirectoryStore(f"{running.site.directory}/store")
     died: list[str] = []
     for number in range(200):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.command_line import CommandLine
 from tests.kit.commands import Commands, commands, holding, time_zone
 from tests.kit.histories import FIRST_NIGHT, TAKEN
 from tests.kit.model import merged, read_cow
@@ -127,7 +128,7 @@ def test_marks_tell_what_happened_to_a_checkpoint(umldisk: Commands) -> None:
 
 
 def test_without_any_checkpoint_a_list_is_empty(tmp_path: Path) -> None:
-    umldisk = Commands(tmp_path, None)  # type: ignore[arg-type]
+    umldisk = CommandLine(tmp_path)
     assert umldisk("checkpoint", "list", "x").lines == ["x: no checkpoints"]
     assert umldisk("checkpoint", "show", "x", "latest").code == 66
     assert os.listdir(tmp_path) == []

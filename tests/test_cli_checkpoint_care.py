@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.command_line import CommandLine
 from tests.kit.commands import Commands, commands
 from tests.kit.tampering import alter, rewrite_from
 from umldisk.checkpoint.catalog import CATALOG_NAME
@@ -229,7 +230,7 @@ def test_nights_to_come_are_simulated(umldisk: Commands) -> None:
 
 
 def test_nothing_is_made_where_nothing_was_recorded(tmp_path: Path) -> None:
-    umldisk = Commands(tmp_path, None)  # type: ignore[arg-type]
+    umldisk = CommandLine(tmp_path)
     for words in (["prune", "--keep-last", "1", "x"], ["protect", "x", "1"], ["diff", "x", "1", "2"]):
         assert umldisk("checkpoint", *words).code == 66
     assert os.listdir(tmp_path) == []

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +13,6 @@ from umldisk.cli.console import console
 from umldisk.cli.options import Globals
 from umldisk.errors import NoInputError, StorageError, UsageError
 from umldisk.guest.mconsole.client import NoAnswerError
-
-
-@pytest.fixture
-def uml_dir() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="mc-", dir="/tmp") as directory:
-        yield Path(directory)
 
 
 def run(*words: str | Path, site: Path | None = None) -> None:

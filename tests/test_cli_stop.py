@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.kit.stoppable import PATIENCE_SECONDS, Setting, known, stoppable, until_it_watches
+from tests.kit.runs import PATIENCE_SECONDS, process_id, until_it_watches
+from tests.kit.stoppable import Setting, stoppable
 from umldisk.cli.options import Globals
 from umldisk.cli.stop import stop
 from umldisk.errors import NoInputError, UmldiskError
@@ -99,4 +100,4 @@ def test_the_command_ends_at_once_when_it_is_interrupted(setting: Setting) -> No
         until_it_watches(program)
         program.send_signal(signal.SIGTERM)
         assert program.wait(PATIENCE_SECONDS) == -signal.SIGTERM
-    assert known(setting.processes[0].pid).is_alive()
+    assert process_id(setting.processes[0].pid).is_alive()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.command_line import CommandLine
 from tests.kit.commands import Commands, commands
 from tests.kit.peers import needs
 
@@ -107,7 +108,7 @@ def test_damaged_checkpoints_do_not_count(umldisk: Commands) -> None:
 
 
 def test_who_has_no_checkpoints_is_critical(tmp_path: Path) -> None:
-    umldisk = Commands(tmp_path, None)  # type: ignore[arg-type]
+    umldisk = CommandLine(tmp_path)
     assert umldisk("status", "--plugin").lines == ["UMLDISK CRITICAL - no drive has checkpoints"]
     said = umldisk("status", "--plugin", "x")
     assert (said.code, said.lines) == (2, ["UMLDISK CRITICAL - x var: no good checkpoint"])

@@ -3,31 +3,14 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from types import FrameType
 
 import pytest
 
+from tests.kit.interruptions import Interrupted, interrupt
 from umldisk.system.deferring import interruptions_deferred
 
-
-class Interrupted(BaseException):
-    """What the test's own signals raise."""
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    raise Interrupted(number)
-
-
-@pytest.fixture(autouse=True)
-def interruptible() -> Iterator[None]:
-    """Let SIGUSR1 and SIGALRM interrupt this process."""
-    numbers = (signal.SIGUSR1, signal.SIGALRM)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("interrupting_signals")
 
 
 def block(number: int, done: list[str], error: Exception | None = None) -> None:

@@ -11,8 +11,8 @@ from tests.kit.drills import FakeBench
 from tests.kit.restorable import HOME, ROOT, SWAP, VAR
 from umldisk.checkpoint.record import drilling, split_drilling
 from umldisk.guest.agent import AgentRun
-from umldisk.guest.stopping import Outcome as RungOutcome
-from umldisk.guest.stopping import Rung, Tried
+from umldisk.guest.ladder import Outcome as RungOutcome
+from umldisk.guest.ladder import Rung, Tried
 from umldisk.guest.waiting import Goal, Waited
 from umldisk.image.drives import Drive
 from umldisk.ops.drilling import judging

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from tests.kit.agent_guest import (
     LONG_SECONDS,
     SHORT_SECONDS,
+    AgentGuest,
     Answering,
-    FakeGuest,
     line,
     obedient,
     read_back,
@@ -148,7 +148,7 @@ def test_a_late_answer_is_no_answer_to_the_next_request(tmp_path: Path) -> None:
 
 
 def test_stale_bytes_are_thrown_away_both_ways(tmp_path: Path) -> None:
-    guest = FakeGuest(tmp_path, obedient)
+    guest = AgentGuest(tmp_path, obedient)
     try:
         os.write(guest.output, b"x" * 60_000)
         with Agent(tmp_path, timeout_seconds=LONG_SECONDS) as agent:
@@ -298,7 +298,7 @@ def test_nothing_stays_open_when_entering_fails(tmp_path: Path) -> None:
 
 
 def test_the_end_of_the_guest_is_noticed(tmp_path: Path) -> None:
-    guests: list[FakeGuest] = []
+    guests: list[AgentGuest] = []
 
     def answering(token: str, verb: str, rest: str) -> Iterable[bytes]:
         # What a dying kernel does: all of its descriptors go at once.

@@ -1,5 +1,6 @@
 """The transcript of a console: rotated, bounded, and never in the way of whoever writes it."""
 
+import errno
 import itertools
 import os
 import resource
@@ -87,6 +88,37 @@ def test_what_a_full_disk_loses_is_told_later(tmp_path: Path) -> None:
     assert text == b"before\n\n[123 bytes of the console were lost]\nafter\n"
 
 
+def test_no_room_for_another_file_costs_nothing_of_the_older_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = ConsoleLog(str(tmp_path), log_bytes=10)
+    for number in range(4):
+        log.write(f"file {number}".encode().ljust(10, b"."))
+    real, is_full = os.open, True
+
+    def no_new_file(path: str, flags: int, *arguments: int, **options: int) -> int:
+        if is_full and flags & os.O_CREAT:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(path, flags, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", no_new_file)
+    for _ in range(5):
+        log.write(b"lost")
+    assert [path.read_bytes()[:6] for path in _newest_to_oldest(tmp_path)] == [
+        b"file 3",
+        b"file 2",
+        b"file 1",
+        b"file 0",
+    ]
+    assert last_lines(str(tmp_path)) == ["file 3...."]
+    is_full = False
+    log.write(b"kept")
+    log.close()
+    newest, next_newest, *_ = _newest_to_oldest(tmp_path)
+    assert newest.read_bytes() == b"\n[20 bytes of the console were lost]\nkept"
+    assert next_newest.read_bytes() == b"file 3...."
+
+
 @given(before=st.binary(max_size=20), after=st.binary(max_size=20), cuts=st.lists(st.integers(0, 60), max_size=8))
 def test_a_marker_is_seen_wherever_the_stream_is_cut(before: bytes, after: bytes, cuts: list[int]) -> None:
     marker = b"umldisk: blackdance is ready"
@@ -111,3 +143,8 @@ def test_the_last_lines_are_for_people(tmp_path: Path) -> None:
     (tmp_path / "console.log").write_text(text)
     assert last_lines(str(tmp_path), most=2) == ["line 2998", "line 2999"]
     assert os.listdir(tmp_path) == ["console.log"]
+
+
+def test_the_last_lines_have_no_colours_and_keep_what_is_odd(tmp_path: Path) -> None:
+    (tmp_path / "console.log").write_bytes(b"[\x1b[32m ok \x1b[0;1m] \x1b[mdone\x1b[H\n\x1b[0m\n")
+    assert last_lines(str(tmp_path)) == ["[ ok ] done\x1b[H"]

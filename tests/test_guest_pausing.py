@@ -12,6 +12,7 @@ import pytest
 
 from tests.kit.fake_guest import RING, SECTOR, FakeGuest
 from umldisk.errors import BusyError, StorageError
+from umldisk.guest.mconsole.address import mconsole_of
 from umldisk.guest.mconsole.client import NoAnswerError
 from umldisk.guest.pausing import Hold, Watchdog, held, orders_for, wait_until_drained
 from umldisk.guest.state import RunState, write_state
@@ -162,7 +163,7 @@ def test_a_guest_that_another_stopped_is_left_to_him(start: Start) -> None:
 def test_a_guest_that_somebody_let_go_on_is_found_out(start: Start) -> None:
     guest = start()
     with pytest.raises(BusyError, match="let the guest go on"), hold(guest) as holding, holding.paused():
-        orders_for(run_of(guest), limit_seconds=1, freezes=False).console().send(GO)
+        mconsole_of(run_of(guest)).send(GO)
     assert guest.log() == ["stop", "go", "go refused"]
 
 
@@ -177,7 +178,7 @@ def test_a_stop_without_an_answer_is_undone_all_the_same(start: Start) -> None:
 def test_go_is_sent_by_the_watchdog_when_ours_is_not_heard(start: Start) -> None:
     guest = start(deaf={GO: 2})  # ours at the end of the pause, and once more when all is undone
     orders = orders_for(run_of(guest), limit_seconds=_LONG_SECONDS, freezes=False)
-    console = orders.console(timeout_seconds=1)
+    console = mconsole_of(run_of(guest), timeout_seconds=1)
     with (
         pytest.raises(NoAnswerError),
         Hold(console, Watchdog.arm(orders), where="g", limit_seconds=_LONG_SECONDS) as holding,
@@ -212,7 +213,7 @@ def _kill(watchdog: Watchdog) -> None:
 def test_without_a_watchdog_nothing_is_paused(start: Start) -> None:
     guest = start()
     watchdog = Watchdog.arm(orders_for(run_of(guest), limit_seconds=_LONG_SECONDS, freezes=False))
-    console = orders_for(run_of(guest), limit_seconds=1, freezes=False).console()
+    console = mconsole_of(run_of(guest))
     _kill(watchdog)
     with (
         pytest.raises(StorageError, match="watchdog ended"),
@@ -226,7 +227,7 @@ def test_without_a_watchdog_nothing_is_paused(start: Start) -> None:
 def test_a_watchdog_that_dies_in_the_pause_is_not_needed(start: Start) -> None:
     guest = start()
     watchdog = Watchdog.arm(orders_for(run_of(guest), limit_seconds=_LONG_SECONDS, freezes=False))
-    console = orders_for(run_of(guest), limit_seconds=1, freezes=False).console()
+    console = mconsole_of(run_of(guest))
     with Hold(console, watchdog, where="g", limit_seconds=_LONG_SECONDS) as holding, holding.paused():
         _kill(watchdog)
     assert guest.log() == ["stop", "go"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umldisk.errors import StorageError
-from umldisk.guest.stopping import Ladder, Outcome, Rung, Step, Tried, descend
+from umldisk.guest.ladder import Ladder, Outcome, Rung, Step, Tried, descend
 
 _SYNCS = ("sysrq j", "sysrq s", "settle", "sysrq u", "settle")
 

@@ -14,13 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.runs import PATIENCE_SECONDS, process_id, silent, write_end
 from tests.kit.stoppable import (
-    PATIENCE_SECONDS,
     Setting,
     is_unlocked,
-    known,
     outcomes,
-    silent,
     stoppable,
     stopped,
     unrelated,
@@ -28,8 +26,10 @@ from tests.kit.stoppable import (
 from umldisk.config.site import Site
 from umldisk.errors import BusyError, DataError, NoInputError, UsageError
 from umldisk.guest import rundir
-from umldisk.guest.state import EXIT, RunDisk, RunEnd, RunState, write_state
-from umldisk.guest.stopping import Ladder, Rung, RunHands, Step, put_away, sweep
+from umldisk.guest.aftermath import put_away, sweep
+from umldisk.guest.ladder import Ladder, Rung, Step
+from umldisk.guest.state import RunDisk, RunState, write_state
+from umldisk.guest.stopping import RunHands
 from umldisk.ops.running import stopping
 from umldisk.ops.running.stopping import Stopped, stop_guest
 from umldisk.system.pids import ProcessId
@@ -97,7 +97,7 @@ def test_what_a_killed_main_process_left_is_ended(setting: Setting) -> None:
 def test_a_process_that_got_the_number_of_a_dead_guest_survives(
     setting: Setting, stranger: subprocess.Popen[bytes], jailed: bool
 ) -> None:
-    reused = replace(known(stranger.pid), start_ticks=known(stranger.pid).start_ticks - 1)
+    reused = replace(process_id(stranger.pid), start_ticks=process_id(stranger.pid).start_ticks - 1)
     write_state(setting.run_directory, setting.state(reused, jailed=jailed, supervisor=reused))
     report = stopped(setting, Ladder.of(first=Rung.KILL))
     assert (report.outcome, report.killed) == (Stopped.NOT_RUNNING, 0)
@@ -112,9 +112,9 @@ def test_a_session_that_got_the_number_of_a_dead_guest_survives(setting: Setting
     with subprocess.Popen(
         [sys.executable, "-c", daemon], stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as forked:
-        leader = known(forked.pid)
+        leader = process_id(forked.pid)
         assert forked.stdout is not None
-        child = known(int(forked.stdout.readline()))
+        child = process_id(int(forked.stdout.readline()))
         forked.wait()
         try:
             write_state(setting.run_directory, setting.state(replace(leader, start_ticks=leader.start_ticks - 1)))
@@ -125,12 +125,11 @@ def test_a_session_that_got_the_number_of_a_dead_guest_survives(setting: Setting
 
 
 def test_a_living_supervisor_finishes_the_run(setting: Setting, stranger: subprocess.Popen[bytes]) -> None:
-    state = setting.run(supervisor=known(stranger.pid))
+    state = setting.run(supervisor=process_id(stranger.pid))
 
     def supervise() -> None:
         state.kernel.wait(PATIENCE_SECONDS)
-        end = RunEnd(-15, datetime.now(UTC), state.started_at)
-        Path(setting.run_directory, EXIT).write_bytes(end.build())
+        write_end(setting.run_directory, -15, started_at=state.started_at)
         stranger.kill()
 
     thread = threading.Thread(target=supervise)
@@ -146,7 +145,7 @@ def test_a_supervisor_that_hangs_is_named(
     setting: Setting, stranger: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stopping, "_SUPERVISOR_SECONDS", 0.1)
-    setting.run(supervisor=known(stranger.pid))
+    setting.run(supervisor=process_id(stranger.pid))
     with pytest.raises(BusyError) as refused:
         stopped(setting)
     assert refused.value.pid == stranger.pid
@@ -189,7 +188,7 @@ def test_a_guest_that_was_started_again_is_let_alone(setting: Setting, monkeypat
     def sweep_and_start(run_directory: str, state: RunState) -> int:
         killed = real(run_directory, state)
         monkeypatch.undo()
-        write_state(run_directory, replace(old, kernel=known(setting.launch().pid), started_at=datetime.now(UTC)))
+        write_state(run_directory, replace(old, kernel=process_id(setting.launch().pid), started_at=datetime.now(UTC)))
         return killed
 
     monkeypatch.setattr(stopping, "sweep", sweep_and_start)
@@ -246,7 +245,8 @@ def test_sigterm_in_a_jail_goes_to_the_children_of_its_init(setting: Setting) ->
     with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True, start_new_session=True) as init:
         assert init.stdout is not None
         assert init.stdout.readline() == "up\n"
-        hands = RunHands(setting.run_directory, setting.state(known(init.pid), jailed=True), lambda command: command)
+        state = setting.state(process_id(init.pid), jailed=True)
+        hands = RunHands(setting.run_directory, state, lambda command: command)
         assert hands.terminate()
         assert hands.ended(PATIENCE_SECONDS)
         assert init.wait() == 3  # not by its own trap
@@ -282,7 +282,7 @@ def test_settling_ends_with_the_guest(setting: Setting, monkeypatch: pytest.Monk
 
 def test_a_jails_outside_gets_time_to_hand_on_the_exit_status(setting: Setting) -> None:
     with subprocess.Popen(["sh", "-c", "sleep 0.5; exit 7"], start_new_session=True) as outside:
-        leader = known(outside.pid)
+        leader = process_id(outside.pid)
         state = setting.state(replace(leader, start_ticks=1), leader=leader, jailed=True)
         assert sweep(setting.run_directory, state) == 0
         assert outside.wait() == 7
@@ -301,7 +301,7 @@ def test_all_disks_are_put_away_even_when_one_fails(setting: Setting) -> None:
 def test_an_end_that_was_written_down_too_early_is_put_in_order_again(setting: Setting) -> None:
     """A supervisor that took the jail's end for the guest's: nobody synced what was written since."""
     state = setting.run()
-    Path(setting.run_directory, EXIT).write_bytes(RunEnd(-9, datetime.now(UTC), state.started_at).build())
+    write_end(setting.run_directory, -9, started_at=state.started_at)
     report = stopped(setting)
     assert report.needed is Rung.TERM
     assert report.removed == (str(setting.throw_away),)

@@ -1,9 +1,12 @@
 """The process that stays with a guest, with a shell script in the kernel's place."""
 
+import errno
+import fcntl
 import json
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,11 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.commands import holding
 from umldisk.errors import BusyError, CannotCreateError, StorageError
 from umldisk.guest import rundir
+from umldisk.guest.commandline import INFO_FD
 from umldisk.guest.launching import RunPlan, parse_plan, start_supervised
 from umldisk.guest.state import RunDisk, RunEnd, RunState, read_end, read_state, ready_at, running
-from umldisk.system.pids import end_all, session_members
+from umldisk.system.files import DiskFile
+from umldisk.system.pids import ProcessId, end_all, session_members
+from umldisk.system.process import PIPE, launch
 
 MARKER = "umldisk: x is ready"
 WAIT_SECONDS = 60
@@ -153,6 +160,117 @@ def test_signals_that_end_a_session_do_not_end_it(directory: Path, number: signa
     assert not state.supervisor.wait(0.3)
     assert state.kernel.send(number)  # whose own disposition is the usual one
     assert _end_of(directory).status == 5
+
+
+def test_whoever_started_it_may_be_killed_before_the_answer(directory: Path) -> None:
+    plan = _plan(directory, f"echo '{MARKER}'; read line; exit 4")
+    reader, writer = os.pipe()
+    with rundir.claim(plan.run_directory) as claim:
+        rundir.prepare(plan.run_directory, plan.socket_directory, uid=plan.uid, gid=plan.gid)
+        program = [sys.executable, "-P", "-m", "umldisk.guest.supervisor"]
+        child = launch(program, stdin=PIPE, stdout=writer, pass_fds=[claim.lock.fd])
+        os.close(reader)
+        os.close(writer)
+        child.write(plan.build(lock_fd=claim.lock.fd))
+        child.close_stdin()
+    _until(lambda: read_state(plan.run_directory))
+    state = read_state(plan.run_directory)
+    assert state is not None
+    _until(lambda: ready_at(str(directory), state))
+    (directory / "console.in").write_text("go\n")
+    assert _end_of(directory).status == 4
+    assert child.status(WAIT_SECONDS) == 0
+
+
+def test_a_plan_that_was_cut_off_starts_nothing(directory: Path) -> None:
+    plan = _plan(directory, "exec sleep 600")
+    with rundir.claim(plan.run_directory) as claim:
+        child = launch([sys.executable, "-P", "-m", "umldisk.guest.supervisor"], stdin=PIPE, pass_fds=[claim.lock.fd])
+        child.write(plan.build(lock_fd=claim.lock.fd)[:100])
+        child.close_stdin()
+    assert child.status(WAIT_SECONDS) == 1
+    rundir.claim(plan.run_directory).lock.close()
+
+
+def test_a_kernel_in_a_jail_that_cannot_be_made_known_is_ended(directory: Path) -> None:
+    script = f"""
+        setsid sleep 600 {INFO_FD}>&- &
+        echo $! >{directory}/pid
+        mkdir {directory}/state.json
+        echo '{{"child-pid":' $! '}}' >&{INFO_FD}
+        exec {INFO_FD}>&-
+        wait
+    """
+    with pytest.raises(StorageError, match="not a regular file"):
+        _start(replace(_plan(directory, script), jailed=True, argv=("bash", "-c", script)))
+    (directory / "state.json").rmdir()
+    pid = int((directory / "pid").read_text())
+    left = ProcessId.of(pid)
+    if left is not None:
+        os.kill(pid, signal.SIGKILL)
+    assert left is None
+    rundir.claim(str(directory)).lock.close()
+
+
+@pytest.mark.parametrize("number", [60, 61, 62, 63])
+def test_the_claim_may_have_any_number(directory: Path, number: int) -> None:
+    plan = _plan(directory, "exec sleep 600")
+    with rundir.claim(plan.run_directory) as claim:
+        lock = fcntl.fcntl(claim.lock.fd, fcntl.F_DUPFD_CLOEXEC, number)
+        rundir.prepare(plan.run_directory, plan.socket_directory, uid=plan.uid, gid=plan.gid)
+        start_supervised(plan, rundir.Claim(claim.path, DiskFile(claim.lock.path, lock)))
+        os.close(lock)
+    with pytest.raises(BusyError):
+        rundir.claim(plan.run_directory)
+
+
+@pytest.mark.parametrize("has_agent", [True, False])
+def test_a_kernel_gets_its_own_files_and_no_others(directory: Path, tmp_path: Path, *, has_agent: bool) -> None:
+    with open(tmp_path / "other", "wb") as other:
+        os.set_inheritable(other.fileno(), True)
+        state = _start(replace(_plan(directory, "exec sleep 600"), has_agent=has_agent))
+    files = Path(f"/proc/{state.kernel.pid}/fd")
+    agent = {60: "agent.in", 61: "agent.out"} if has_agent else {}
+    wanted = {0: "console.in", 1: "console.out", 2: "console.out", **agent, 63: "lock"}
+    found = {int(file.name): os.readlink(file) for file in files.iterdir()}
+    assert found == {number: str(directory / name) for number, name in wanted.items()}
+
+
+def test_it_stands_in_nobodys_way(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    state = _start(_plan(directory, "exec sleep 600"))
+    _until(lambda: os.readlink(f"/proc/{state.supervisor.pid}/fd/0") == os.devnull)
+    assert os.readlink(f"/proc/{state.supervisor.pid}/cwd") == "/"
+    held = {os.readlink(file) for file in Path(f"/proc/{state.supervisor.pid}/fd").iterdir()}
+    assert {path for path in held if path.startswith("/") and path != os.devnull} == {
+        str(directory / name) for name in ("console.out", "console.log", "lock")
+    }
+
+
+def test_the_marker_is_noted_once(directory: Path) -> None:
+    state = _start(_plan(directory, f"echo '{MARKER}'; read line; echo '{MARKER}'; exit 0"))
+    _until(lambda: ready_at(str(directory), state))
+    first = ready_at(str(directory), state)
+    (directory / "console.in").write_text("again\n")
+    _end_of(directory)
+    assert ready_at(str(directory), state) == first
+    assert (directory / "console.log").read_text().count(MARKER) == 2
+
+
+def test_who_has_the_run_is_named(directory: Path) -> None:
+    with rundir.claim(str(directory)):
+        pass
+    with holding(directory / "lock") as pid, pytest.raises(BusyError, match=f"started or stopped by PID {pid}"):
+        rundir.claim(str(directory))
+
+
+def test_a_run_directory_without_locks(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "fcntl", no_locks)
+    with pytest.raises(StorageError, match="cannot lock: No locks available"):
+        rundir.claim(str(directory))
 
 
 def test_a_guest_that_outlives_its_supervisor_can_write_on(directory: Path) -> None:

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,16 +18,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kit.runs import PATIENCE_SECONDS, process_id, run_state, silent, until_it_watches, write_end
 from umldisk.cli.options import Globals
 from umldisk.cli.wait import wait
 from umldisk.config.site import Site
 from umldisk.errors import NoInputError, StorageError
-from umldisk.guest.state import CONSOLE_LOG, EXIT, RunEnd, RunState, write_ready, write_state
+from umldisk.guest.state import CONSOLE_LOG, write_ready, write_state
 from umldisk.guest.waiting import Goal, RunWatch, Waited, await_goal
 from umldisk.ops.running.waiting import WaitReport, wait_for_guest
-from umldisk.system.pids import ProcessId
 
-_PATIENCE_SECONDS = 30.0
 _NEVER = float("inf")
 
 
@@ -120,26 +118,9 @@ class Setting:
         self.run_directory = self.site.run_directory("g")
         os.makedirs(self.run_directory)
         self.kernel = subprocess.Popen(["sleep", "600"])
-        process, ourselves = ProcessId.of(self.kernel.pid), ProcessId.of(os.getpid())
-        assert process is not None
-        assert ourselves is not None
+        process = process_id(self.kernel.pid)
         self.gone = replace(process, start_ticks=1)
-        self.state = RunState(
-            guest="g",
-            umid="g",
-            socket_directory=f"{self.run_directory}/uml",
-            leader=process,
-            kernel=process,
-            supervisor=ourselves,
-            started_at=datetime(2026, 11, 20, tzinfo=UTC),
-            uid=os.getuid(),
-            jailed=False,
-            memory_bytes=64 << 20,
-            has_agent=False,
-            waits_for="marker",
-            argv=("linux",),
-            disks=(),
-        )
+        self.state = run_state(self.run_directory, process)
         write_state(self.run_directory, self.state)
 
     def be(self, **changes: object) -> None:
@@ -152,18 +133,10 @@ class Setting:
     def end(self, status: int) -> None:
         self.kernel.kill()
         self.kernel.wait()
-        end = RunEnd(status, datetime.now(UTC), self.state.started_at)
-        Path(self.run_directory, EXIT).write_bytes(end.build())
+        write_end(self.run_directory, status, started_at=self.state.started_at)
 
-    def wait(self, goal: Goal = Goal.READY, timeout_seconds: float | None = _PATIENCE_SECONDS) -> WaitReport:
+    def wait(self, goal: Goal = Goal.READY, timeout_seconds: float | None = PATIENCE_SECONDS) -> WaitReport:
         return wait_for_guest(self.site, "g", goal, timeout_seconds=timeout_seconds, ask=silent)
-
-
-def silent(_state: RunState) -> Callable[[str], str]:
-    def ask(_command: str) -> str:
-        raise NoInputError("no mconsole")
-
-    return ask
 
 
 @pytest.fixture
@@ -174,14 +147,6 @@ def setting(tmp_path: Path) -> Iterator[Setting]:
     finally:
         setting.kernel.kill()
         setting.kernel.wait()
-
-
-def until_it_watches(program: subprocess.Popen[bytes]) -> None:
-    """Return when the program has opened a pidfd."""
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not any("pidfd" in os.readlink(path) for path in Path(f"/proc/{program.pid}/fd").iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def later(action: Callable[[], object]) -> threading.Timer:
@@ -224,7 +189,7 @@ def test_a_guest_without_a_marker_is_ready_when_its_mconsole_answers(setting: Se
             raise NoInputError("not yet")
         return "Linux"
 
-    report = wait_for_guest(setting.site, "g", timeout_seconds=_PATIENCE_SECONDS, ask=lambda _state: ask)
+    report = wait_for_guest(setting.site, "g", timeout_seconds=PATIENCE_SECONDS, ask=lambda _state: ask)
     assert report.outcome is Waited.REACHED
     assert asked == ["version"] * 3
 
@@ -249,9 +214,7 @@ def test_a_guest_that_ends_first_leaves_its_last_words(setting: Setting) -> None
 
 def test_the_status_is_read_when_the_supervisor_has_finished(setting: Setting) -> None:
     with subprocess.Popen(["sleep", "600"]) as supervisor:
-        process = ProcessId.of(supervisor.pid)
-        assert process is not None
-        setting.be(supervisor=process)
+        setting.be(supervisor=process_id(supervisor.pid))
 
         def finish() -> None:
             setting.end(-9)
@@ -336,6 +299,6 @@ def test_the_command_ends_at_once_when_it_is_interrupted(setting: Setting, goal:
         assert program.stdout.readline() == b"up\n"
         until_it_watches(program)
         program.send_signal(number)
-        status = program.wait(_PATIENCE_SECONDS)
+        status = program.wait(PATIENCE_SECONDS)
     assert status == (130 if number is signal.SIGINT else -number)
     assert setting.state.is_alive()

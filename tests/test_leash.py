@@ -8,36 +8,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from tests.kit.interruptions import Interrupted
 from umldisk.errors import StorageError
 from umldisk.system.process import Leash, run
 
 FOR_EVER = ["sleep", "86400"]
 WAIT_SECONDS = 60
-
-
-class Interrupted(BaseException):
-    """What the test's own signals raise."""
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Let SIGUSR1 and SIGALRM interrupt this process."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise Interrupted
-
-    numbers = (signal.SIGUSR1, signal.SIGALRM)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -176,7 +157,7 @@ def test_a_group_on_a_leash_may_tidy_up(mark: dict[str, str], tmp_path: Path) ->
     assert (tmp_path / "tidied").read_text() == "tidy\n"
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interrupting_signals")
 def test_who_interrupts_the_start_kills_the_program(mark: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     started = after_start(monkeypatch, lambda: signal.raise_signal(signal.SIGUSR1))
     with pytest.raises(Interrupted):
@@ -185,7 +166,7 @@ def test_who_interrupts_the_start_kills_the_program(mark: dict[str, str], monkey
     assert not is_there(started[0])
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interrupting_signals")
 def test_no_moment_leaves_a_program_behind(mark: dict[str, str]) -> None:
     def run_for(seconds: float) -> None:
         signal.setitimer(signal.ITIMER_REAL, seconds)

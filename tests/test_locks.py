@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.kit import model
+from tests.kit.children import child
 from tests.reliability.scenes import fingerprints, run
 from umldisk.errors import BusyError, StorageError
 from umldisk.system import locks
@@ -23,36 +24,26 @@ Takes = Callable[[int, bool], None]
 READ, WRITE = False, True
 _KINDS = {READ: "LOCK_SH", WRITE: "LOCK_EX"}
 
-# Each child takes one lock, says so, and holds it until its stdin ends.
+# Each child takes one lock.
 _POSIX_CHILD = """
-import fcntl, os, sys
+import fcntl, os
 fd = os.open(sys.argv[1], os.O_RDWR)
 fcntl.lockf(fd, getattr(fcntl, sys.argv[2]) | fcntl.LOCK_NB)
-print("held", flush=True)
-sys.stdin.read()
 """
 _OUR_CHILD = """
-import os, sys
+import os
 from umldisk.system import locks
 fd = os.open(sys.argv[1], os.O_RDWR)
 locks.lock(fd, sys.argv[1], exclusive=sys.argv[2] == "LOCK_EX")
-print("held", flush=True)
-sys.stdin.read()
 """
 CHILDREN = {"posix": _POSIX_CHILD, "ours": _OUR_CHILD}
 
 
-@contextmanager
-def held(path: Path, kind: str, *, exclusive: bool, words: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+def held(
+    path: Path, kind: str, *, exclusive: bool, words: tuple[str, ...] = ()
+) -> AbstractContextManager[subprocess.Popen[str]]:
     """Let a child process hold a lock; `words` stand on its command line."""
-    command = [sys.executable, "-c", CHILDREN[kind], str(path), _KINDS[exclusive], *words]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "held\n"
-        yield child
-    finally:
-        child.communicate(timeout=20)
+    return child(CHILDREN[kind], str(path), _KINDS[exclusive], *words)
 
 
 @pytest.fixture
@@ -76,41 +67,41 @@ def test_only_readers_share(image: Path, kind: str, theirs: bool, ours: bool) ->
 
 @every_holder
 def test_the_refusal_names_the_process(image: Path, kind: str) -> None:
-    with held(image, kind, exclusive=True) as child, open_disk(image) as disk:
+    with held(image, kind, exclusive=True) as holding, open_disk(image) as disk:
         with pytest.raises(BusyError) as caught:
             locks.lock(disk.fd, str(image), exclusive=False)
-        assert caught.value.pid == child.pid
+        assert caught.value.pid == holding.pid
         assert caught.value.where == str(image)
-        assert f"PID {child.pid}" in caught.value.line()
+        assert f"PID {holding.pid}" in caught.value.line()
         assert caught.value.hint
 
 
 @every_holder
 def test_the_refusal_names_the_guest_when_it_is_one(image: Path, kind: str) -> None:
-    with held(image, kind, exclusive=True, words=("mem=64M", "umid=mailhost")) as child, open_disk(image) as disk:
+    with held(image, kind, exclusive=True, words=("mem=64M", "umid=mailhost")) as holding, open_disk(image) as disk:
         with pytest.raises(BusyError) as caught:
             locks.lock(disk.fd, str(image), exclusive=False)
-        assert (caught.value.pid, caught.value.umid) == (child.pid, "mailhost")
+        assert (caught.value.pid, caught.value.umid) == (holding.pid, "mailhost")
 
 
 @every_holder
 def test_the_holder_is_known_without_asking_for_the_lock(image: Path, kind: str) -> None:
     with open_disk(image, writable=True) as disk:
         assert holder(disk.fd) is None
-        with held(image, kind, exclusive=False) as child:
-            assert holder(disk.fd) == Holder(child.pid, exclusive=False)
+        with held(image, kind, exclusive=False) as holding:
+            assert holder(disk.fd) == Holder(holding.pid, exclusive=False)
             assert holder(disk.fd, exclusive=False) is None
-        with held(image, kind, exclusive=True) as child:
-            assert holder(disk.fd) == Holder(child.pid, exclusive=True)
+        with held(image, kind, exclusive=True) as holding:
+            assert holder(disk.fd) == Holder(holding.pid, exclusive=True)
         assert holder(disk.fd) is None
 
 
 @every_holder
 def test_a_lock_dies_with_its_process(image: Path, kind: str) -> None:
-    with open_disk(image, writable=True) as disk, held(image, kind, exclusive=True) as child:
+    with open_disk(image, writable=True) as disk, held(image, kind, exclusive=True) as holding:
         assert not try_lock(disk.fd, exclusive=True)
-        child.kill()
-        child.wait(timeout=20)
+        holding.kill()
+        holding.wait(timeout=20)
         assert try_lock(disk.fd, exclusive=True)
 
 
@@ -161,11 +152,11 @@ def test_two_openings_in_one_process_exclude_each_other(image: Path) -> None:
 
 
 def test_a_lock_upgrade_waits_for_nobody(image: Path) -> None:
-    with open_disk(image, writable=True) as disk, held(image, "posix", exclusive=False) as child:
+    with open_disk(image, writable=True) as disk, held(image, "posix", exclusive=False) as holding:
         locks.lock(disk.fd, str(image), exclusive=False)
         with pytest.raises(BusyError) as caught:
             locks.lock(disk.fd, str(image), exclusive=True)
-        assert caught.value.pid == child.pid
+        assert caught.value.pid == holding.pid
 
 
 def test_a_file_system_that_cannot_lock_is_an_error_and_not_a_lock(
@@ -186,14 +177,8 @@ def test_a_file_system_that_cannot_lock_is_an_error_and_not_a_lock(
 @contextmanager
 def sleeping(*words: str) -> Iterator[int]:
     """Run a process with these words on its command line; yield its PID."""
-    command = [sys.executable, "-c", "import sys; print(flush=True); sys.stdin.read()", *words]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    try:
-        assert child.stdout is not None
-        child.stdout.readline()
-        yield child.pid
-    finally:
-        child.communicate(timeout=20)
+    with child("", *words) as sleeper:
+        yield sleeper.pid
 
 
 def test_the_umid_of_a_guest_that_was_given_one() -> None:
@@ -218,14 +203,12 @@ def test_no_guest_has_no_umid(tmp_path: Path) -> None:
 
 # -- whole commands -------------------------------------------------------------------------------
 
-# Opens the COW file as a command does, says so, and works until its stdin ends.
+# Opens the COW file as a command does.
 _WORKING_CHILD = """
-import sys
 from umldisk.cow.file import Access, CowFile
 change = sys.argv[2] == "write"
-with CowFile.open(sys.argv[1], access=Access(change_cow=change, change_backing=change)):
-    print("held", flush=True)
-    sys.stdin.read()
+opened = CowFile.open(sys.argv[1], access=Access(change_cow=change, change_backing=change))
+opened.__enter__()
 """
 BUSY = 75
 _CONTENTS = b"b" * 4096
@@ -241,17 +224,9 @@ COMMANDS = {
 }
 
 
-@contextmanager
-def working(cow: Path, how: str) -> Iterator[subprocess.Popen[str]]:
+def working(cow: Path, how: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """Let another umldisk have the COW file and its backing file open."""
-    command = [sys.executable, "-c", _WORKING_CHILD, str(cow), how]
-    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    try:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "held\n"
-        yield child
-    finally:
-        child.communicate(timeout=20)
+    return child(_WORKING_CHILD, str(cow), how)
 
 
 @pytest.fixture
@@ -272,13 +247,13 @@ def umldisk_in(directory: Path, template: str) -> tuple[int, str]:
 @pytest.mark.parametrize("template", COMMANDS)
 def test_two_umldisks_never_interleave(disks: Path, template: str, how: str) -> None:
     before = fingerprints(disks)
-    with working(disks / "cow", how) as child:
+    with working(disks / "cow", how) as holding:
         code, said = umldisk_in(disks, template)
         if how == "read" and not COMMANDS[template]:
             assert code == 0, said
             return
         assert code == BUSY, said
-        assert f"PID {child.pid} " in said
+        assert f"PID {holding.pid} " in said
         assert said.splitlines()[1].startswith("hint: ")
         assert fingerprints(disks) == before
     code, said = umldisk_in(disks, template)
@@ -291,13 +266,13 @@ def test_a_disk_in_a_guests_hands_is_busy(disks: Path, template: str, name: str)
     """UML holds a write lock on the COW file and a read lock on its backing file."""
     before = fingerprints(disks)
     is_cow = name == "cow"
-    with held(disks / name, "posix", exclusive=is_cow, words=("umid=mailhost",)) as child:
+    with held(disks / name, "posix", exclusive=is_cow, words=("umid=mailhost",)) as holding:
         code, said = umldisk_in(disks, template)
         if not is_cow and "-d" not in template:
             assert code == 0, said  # who only reads the backing file disturbs nobody
             return
         assert code == BUSY, said
-        assert f"PID {child.pid}, umid mailhost " in said
+        assert f"PID {holding.pid}, umid mailhost " in said
         assert fingerprints(disks) == before
     code, said = umldisk_in(disks, template)
     assert code == 0, said
@@ -306,20 +281,20 @@ def test_a_disk_in_a_guests_hands_is_busy(disks: Path, template: str, name: str)
 def test_a_sibling_in_a_guests_hands_stops_a_merge_that_would_change_it(disks: Path) -> None:
     model.write_cow(disks / "sibling", disks / "base", {2: b"s" * 512})
     before = fingerprints(disks)
-    with held(disks / "sibling", "posix", exclusive=True) as child:
+    with held(disks / "sibling", "posix", exclusive=True) as holding:
         code, said = umldisk_in(disks, "merge -d --keep-siblings @cow")
         assert code == BUSY, said
-        assert f"PID {child.pid} " in said
+        assert f"PID {holding.pid} " in said
         assert fingerprints(disks) == before
 
 
 @pytest.mark.parametrize("command", ["info", "check", "map"])
 def test_looking_needs_no_lock(disks: Path, command: str) -> None:
-    with held(disks / "cow", "posix", exclusive=True) as child:
+    with held(disks / "cow", "posix", exclusive=True) as holding:
         code, _out, said = run([command, str(disks / "cow")])
         assert code in (0, 1), said
         if command == "info":
-            assert f"PID {child.pid}" in run(["info", str(disks / "cow")])[1]
+            assert f"PID {holding.pid}" in run(["info", str(disks / "cow")])[1]
 
 
 def test_a_real_merge_holds_its_disks_until_it_ends(tmp_path: Path) -> None:

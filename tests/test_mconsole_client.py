@@ -1,19 +1,17 @@
 """The client of mconsole against guests that answer, lie, stop half-way, say nothing or say too much."""
 
 import contextlib
-import os
 import socket
 import struct
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.kit.mconsole_peer import (
+    SHORT_SECONDS,
     AnsweredByAStranger,
     AnswersLate,
     Behaviour,
@@ -21,7 +19,10 @@ from tests.kit.mconsole_peer import (
     answers,
     answers_twice,
     closes,
+    console,
+    datagrams,
     drips,
+    left_behind,
     never_ends,
     packet,
     pieces,
@@ -32,28 +33,6 @@ from umldisk.errors import DataError, StorageError, UsageError
 from umldisk.guest.mconsole import client as client_module
 from umldisk.guest.mconsole.client import Mconsole, NoAnswerError, Refused
 from umldisk.guest.mconsole.packets import Assembly, Reply
-
-LONG_SECONDS = 60.0
-SHORT_SECONDS = 0.2
-
-
-@pytest.fixture
-def uml_dir() -> Iterator[Path]:
-    """A directory whose path is short enough for sockets."""
-    with tempfile.TemporaryDirectory(prefix="mc-", dir="/tmp") as directory:
-        yield Path(directory)
-
-
-def console(peer: Peer, *, timeout_seconds: float = LONG_SECONDS, owner_uid: int | None = None) -> Mconsole:
-    return Mconsole(str(peer.path), timeout_seconds=timeout_seconds, owner_uid=owner_uid)
-
-
-def datagrams() -> socket.socket:
-    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-
-
-def left_behind(uml_dir: Path) -> list[str]:
-    return sorted(set(os.listdir(uml_dir)) - {"test"})
 
 
 def test_a_command_is_answered_and_no_socket_stays(uml_dir: Path) -> None:

@@ -3,43 +3,15 @@
 import os
 import socket
 import stat
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.kit.mconsole_peer import (
-    Peer,
-    answers,
-    pieces,
-)
+from tests.kit.mconsole_peer import Peer, answers, console, datagrams, left_behind, pieces
 from tests.kit.peers import needs
 from umldisk.errors import CannotCreateError, NoInputError, StorageError, UmldiskError
 from umldisk.guest.mconsole import client as client_module
 from umldisk.guest.mconsole.client import Mconsole
-
-LONG_SECONDS = 60.0
-SHORT_SECONDS = 0.2
-
-
-@pytest.fixture
-def uml_dir() -> Iterator[Path]:
-    """A directory whose path is short enough for sockets."""
-    with tempfile.TemporaryDirectory(prefix="mc-", dir="/tmp") as directory:
-        yield Path(directory)
-
-
-def console(peer: Peer, *, timeout_seconds: float = LONG_SECONDS, owner_uid: int | None = None) -> Mconsole:
-    return Mconsole(str(peer.path), timeout_seconds=timeout_seconds, owner_uid=owner_uid)
-
-
-def datagrams() -> socket.socket:
-    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-
-
-def left_behind(uml_dir: Path) -> list[str]:
-    return sorted(set(os.listdir(uml_dir)) - {"test"})
 
 
 def test_a_guest_that_ended_is_told_from_one_that_was_killed(uml_dir: Path) -> None:

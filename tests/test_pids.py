@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.runs import process_id
 from umldisk.errors import StorageError
 from umldisk.system import pids
 from umldisk.system.pids import ProcessId, boot_id, children, end_all, session_members
@@ -48,12 +49,6 @@ def sleeper() -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
-def known(pid: int) -> ProcessId:
-    process = ProcessId.of(pid)
-    assert process is not None
-    return process
-
-
 def until(condition: object) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while not condition():  # type: ignore[operator]
@@ -66,11 +61,11 @@ def state_letter(pid: int) -> str:
 
 
 def test_a_living_process_is_known_by_number_start_and_boot(sleeper: subprocess.Popen[str]) -> None:
-    process = known(sleeper.pid)
+    process = process_id(sleeper.pid)
     fields = Path(f"/proc/{sleeper.pid}/stat").read_text().rpartition(")")[2].split()
     assert process == ProcessId(sleeper.pid, int(fields[19]), Path("/proc/sys/kernel/random/boot_id").read_text()[:-1])
     assert process.is_alive()
-    assert known(sleeper.pid) == process
+    assert process_id(sleeper.pid) == process
 
 
 def test_a_name_like_the_end_of_its_own_brackets_is_read_over(tmp_path: Path) -> None:
@@ -78,8 +73,8 @@ def test_a_name_like_the_end_of_its_own_brackets_is_read_over(tmp_path: Path) ->
     program.symlink_to("/bin/sleep")
     with started([str(program), "600"]) as process:
         until(lambda: ") Z" in Path(f"/proc/{process.pid}/stat").read_text())
-        assert known(process.pid).is_alive()
-        assert session_members(known(process.pid)) == [known(process.pid)]
+        assert process_id(process.pid).is_alive()
+        assert session_members(process_id(process.pid)) == [process_id(process.pid)]
 
 
 @pytest.mark.parametrize("changed", [{"start_ticks": 1}, {"boot": "00000000-0000-0000-0000-000000000000"}])
@@ -87,7 +82,7 @@ def test_another_process_of_the_same_number_is_let_alone(
     sleeper: subprocess.Popen[str], changed: dict[str, object]
 ) -> None:
     """A number that came back, and a file that outlived the machine's boot."""
-    real = known(sleeper.pid)
+    real = process_id(sleeper.pid)
     other = dataclasses.replace(real, **changed)  # type: ignore[arg-type]
     assert not other.is_alive()
     assert not other.send(signal.SIGKILL)
@@ -109,7 +104,7 @@ def test_a_number_that_nobody_has() -> None:
 
 
 def test_a_zombie_is_over(sleeper: subprocess.Popen[str]) -> None:
-    process = known(sleeper.pid)
+    process = process_id(sleeper.pid)
     os.kill(sleeper.pid, signal.SIGKILL)
     until(lambda: state_letter(sleeper.pid) == "Z")
     assert not process.is_alive()
@@ -130,7 +125,7 @@ def test_a_process_whose_first_thread_has_ended_is_not_over() -> None:
         assert program.stdout is not None
         assert program.stdout.readline() == "up\n"
         until(lambda: state_letter(program.pid) == "Z")
-        process = known(program.pid)
+        process = process_id(program.pid)
         assert process.is_alive()
         assert not process.wait(0.05)
         assert session_members(process) == [process]
@@ -140,7 +135,7 @@ def test_a_process_whose_first_thread_has_ended_is_not_over() -> None:
 
 
 def test_waiting_sees_the_end_and_the_time(sleeper: subprocess.Popen[str]) -> None:
-    process = known(sleeper.pid)
+    process = process_id(sleeper.pid)
     began = time.monotonic()
     assert not process.wait(0.6)
     assert time.monotonic() - began >= 0.6
@@ -165,23 +160,23 @@ def test_a_session_is_its_members_and_no_others(sleeper: subprocess.Popen[str]) 
     with started(["sh", "-c", "sleep 600 & sleep 600 & echo up; wait"]) as shell:
         assert shell.stdout is not None
         assert shell.stdout.readline() == "up\n"
-        leader = known(shell.pid)
+        leader = process_id(shell.pid)
         members = session_members(leader)
         assert len(members) == 3
         assert leader in members
         assert set(children(leader)) == set(members) - {leader}
-        assert known(sleeper.pid) not in members
+        assert process_id(sleeper.pid) not in members
         assert end_all(members, signal.SIGKILL, timeout_seconds=_PATIENCE_SECONDS)
         assert session_members(leader) == []
 
 
 def test_a_session_with_a_leader_that_waits_to_be_reaped_is_still_its_own() -> None:
     with started([sys.executable, "-c", _LEAVE_A_CHILD]) as program:
-        leader = known(program.pid)
+        leader = process_id(program.pid)
         assert program.stdout is not None
         child = int(program.stdout.readline())
         until(lambda: state_letter(program.pid) == "Z")
-        assert session_members(leader) == [known(child)]
+        assert session_members(leader) == [process_id(child)]
 
 
 @pytest.fixture
@@ -189,9 +184,9 @@ def orphans(tmp_path: Path) -> Iterator[tuple[ProcessId, ProcessId, Path]]:
     """A leader that is gone for good, a living member of its session, and a file that this one holds."""
     path = tmp_path / "lock"
     with path.open("w") as file, started([sys.executable, "-c", _LEAVE_A_CHILD], pass_fds=(file.fileno(),)) as program:
-        leader = known(program.pid)
+        leader = process_id(program.pid)
         assert program.stdout is not None
-        child = known(int(program.stdout.readline()))
+        child = process_id(int(program.stdout.readline()))
         program.wait()
         try:
             yield leader, child, path
@@ -232,14 +227,14 @@ def test_not_all_end_that_should() -> None:
     with started(["sh", "-c", "trap '' TERM; echo up; while :; do sleep 600; done"]) as shell:
         assert shell.stdout is not None
         assert shell.stdout.readline() == "up\n"
-        process = known(shell.pid)
+        process = process_id(shell.pid)
         assert not end_all([process], signal.SIGTERM, timeout_seconds=0.1)
         assert end_all([process], signal.SIGKILL, timeout_seconds=_PATIENCE_SECONDS)
 
 
 def test_what_cannot_be_looked_at_does_not_count_as_gone(sleeper: subprocess.Popen[str]) -> None:
     """Without a free descriptor nothing can be said, least of all that a guest has ended."""
-    process = known(sleeper.pid)
+    process = process_id(sleeper.pid)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
     try:
@@ -255,7 +250,7 @@ def test_what_cannot_be_looked_at_does_not_count_as_gone(sleeper: subprocess.Pop
 def test_a_signal_that_we_may_not_send_is_an_error(
     sleeper: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = known(sleeper.pid)
+    process = process_id(sleeper.pid)
 
     def refuse(_fd: int, _number: int) -> None:
         raise PermissionError(1, "Operation not permitted")

@@ -1,7 +1,6 @@
 """Running other programs: found first, isolated, and their last words kept."""
 
 import os
-import signal
 import stat
 import time
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.interruptions import Interrupted
 from umldisk.errors import NoInputError, StorageError
 from umldisk.system.locks import try_lock
 from umldisk.system.process import DISCARD, find_program, run
@@ -141,22 +141,6 @@ INTERRUPT = "read -r line; kill -USR1 $PPID"
 """What a script interrupts us with, once we have given it a line: then `run` waits for it."""
 
 
-class Interrupted(BaseException):
-    """What the test's own signal raises in the middle of `run`."""
-
-
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Let SIGUSR1 interrupt this process."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGUSR1, interrupt)
-    yield
-    signal.signal(signal.SIGUSR1, before)
-
-
 def is_alive(pid_file: Path) -> bool:
     status = Path(f"/proc/{pid_file.read_text().strip()}/stat")
     try:
@@ -165,7 +149,7 @@ def is_alive(pid_file: Path) -> bool:
         return False
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interrupting_signals")
 def test_who_interrupts_us_kills_the_program(program: Path, tmp_path: Path) -> None:
     name = script(program, f'trap "" TERM; echo $$ >pid; {INTERRUPT}; while :; do sleep 0.1; done')
     with pytest.raises(Interrupted):
@@ -173,7 +157,7 @@ def test_who_interrupts_us_kills_the_program(program: Path, tmp_path: Path) -> N
     assert not is_alive(tmp_path / "pid")
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interrupting_signals")
 def test_a_group_may_tidy_up_and_ends_with_its_children(program: Path, lock: int, tmp_path: Path) -> None:
     child = "sh -c 'trap \"\" TERM; echo $$ >child; while :; do sleep 0.1; done' &"
     wait = "until test -s child; do sleep 0.02; done"
@@ -189,7 +173,7 @@ def test_a_group_may_tidy_up_and_ends_with_its_children(program: Path, lock: int
     assert not is_alive(tmp_path / "child")
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interrupting_signals")
 def test_a_group_that_does_not_end_is_killed(
     program: Path, lock: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +184,7 @@ def test_a_group_that_does_not_end_is_killed(
     assert not is_alive(tmp_path / "pid")
 
 
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("interrupting_signals")
 def test_signals_to_its_own_group_do_not_reach_us(program: Path, lock: int) -> None:
     name = script(program, "trap '' USR1; kill -USR1 -$$; echo alive")
     assert run([name], kept_lock=lock).stdout == b"alive\n"

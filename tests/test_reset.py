@@ -10,7 +10,7 @@ import pytest
 
 from tests.kit.memory_store import MemoryStore
 from tests.kit.peers import needs
-from tests.kit.resets import evidence_of, names, reset
+from tests.kit.resets import reset
 from tests.kit.restorable import HOME, ROOT, SWAP, TMP, VAR, Broken, SmallerSite, SmallSite, broken_guest
 from umldisk.errors import BusyError, DataError, HistoryError
 from umldisk.image.drives import Content, Drive
@@ -68,7 +68,7 @@ def test_root_and_home_are_as_built_tmp_and_swap_new_and_var_stays(tmp_path: Pat
 def test_what_was_there_is_evidence_that_can_be_checked(broken: Broken) -> None:
     before = broken.files()
     report = reset(broken)
-    (kept,) = evidence_of(broken)
+    (kept,) = broken.evidence
     assert report.evidence == str(kept)
     assert {name: (kept / name).read_bytes() for name in _DEFAULTS} == {name: before[name] for name in _DEFAULTS}
     assert sorted(os.listdir(kept)) == sorted([*_DEFAULTS, "evidence.json", "records.jsonl", "SHA256SUMS"])
@@ -108,7 +108,7 @@ def test_a_drive_that_never_ran_gets_its_cow_file_and_there_is_no_evidence(broke
     os.unlink(broken.directory / "home_cow")
     report = reset(broken, "home")
     assert broken.seen(HOME) == broken.bases["home"]
-    assert (report.evidence, report.kept, evidence_of(broken)) == ("", (), [])
+    assert (report.evidence, report.kept, broken.evidence) == ("", (), [])
 
 
 def test_twice_is_as_once(broken: Broken) -> None:
@@ -116,7 +116,7 @@ def test_twice_is_as_once(broken: Broken) -> None:
     first = broken.files()
     again = reset(broken)
     assert broken.files() == first
-    assert len(evidence_of(broken)) == 2
+    assert len(broken.evidence) == 2
     assert not again.resumed
 
 
@@ -154,7 +154,7 @@ def test_now_keeps_nothing_and_says_how_much_that_was(broken: Broken) -> None:
     )
     assert (report.evidence, report.kept) == ("", ())
     assert not os.path.exists(f"{broken.site.directory}/evidence")
-    assert not [name for name in names(broken) if name.startswith(".")]
+    assert not [name for name in broken.names if name.startswith(".")]
 
 
 def test_a_damaged_cow_file_is_removed_like_any_other(broken: Broken) -> None:

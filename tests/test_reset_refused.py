@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.kit.peers import mounted, needs, require
-from tests.kit.resets import STRANGER, evidence_of, reset
+from tests.kit.resets import STRANGER, reset
 from tests.kit.restorable import HOME, ROOT, VAR, Broken, SmallerSite, SmallSite, broken_guest
 from umldisk.build.ownership import plan_ownership
 from umldisk.checkpoint.catalog import CATALOG_NAME
@@ -48,7 +48,7 @@ def test_a_running_guest_is_left_alone(name: str, now: bool, dry_run: bool, brok
         with pytest.raises(BusyError):
             reset(broken, now=now, dry_run=dry_run)
     assert broken.files() == before
-    assert evidence_of(broken) == []
+    assert broken.evidence == []
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
@@ -118,7 +118,7 @@ def test_a_failure_before_the_commit_leaves_everything(
     with pytest.raises(type(fault)):
         reset(broken)
     assert broken.files() == before
-    assert evidence_of(broken) == []
+    assert broken.evidence == []
 
 
 # -- dry run ----------------------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def test_everything_stands_as_a_build_leaves_it(now: bool, broken: Broken, monke
     standings = {name: Standing.of(os.stat(broken.directory / name)) for name in _DEFAULTS}
     assert set(standings.values()) == {Standing(0o600, STRANGER, STRANGER)}
     assert Standing.of(os.stat(broken.directory)) == Standing(0o711, STRANGER, STRANGER)
-    assert [Standing.of(kept.stat()) for kept in evidence_of(broken)] == ([] if now else [Standing(0o500, 0, 0)])
+    assert [Standing.of(kept.stat()) for kept in broken.evidence] == ([] if now else [Standing(0o500, 0, 0)])
 
 
 @needs("root")

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.kit.faults import Died, Way, failing
-from tests.kit.restorable import HOME, ROOT, VAR, SmallerSite, broken_guest
+from tests.kit.put_back import PutBack
+from tests.kit.restorable import HOME, ROOT, VAR
 from umldisk.errors import UmldiskError
 from umldisk.ops.restoring import restore
 from umldisk.ops.restoring.planning import Wish
@@ -30,26 +31,9 @@ _MOST_CALLS = 400
 _LEAVING = ("root_cow", "var_cow", "var_fs", "home_cow", "swap_fs")
 
 
-class _Scene:
-    """One guest that was broken into, which can be put back as often as needed, at the same place."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.broken = broken_guest(SmallerSite(str(directory / "site")))
-        self.old = self.broken.files()
-        shutil.copytree(directory / "site", directory / "pristine")
-
-    def reset(self) -> None:
-        shutil.rmtree(self.directory / "site")
-        shutil.copytree(self.directory / "pristine", self.directory / "site")
-
+class _Scene(PutBack):
     def restore(self, wish: Wish = Wish()) -> RestoreReport:  # noqa: B008
         return restore_guest(self.broken.site, self.broken.name, wish, clock=self.broken.clock)
-
-    @property
-    def evidence(self) -> list[Path]:
-        place = self.directory / "site" / "evidence"
-        return sorted(place.iterdir()) if place.exists() else []
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +47,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
 
 
-def _present(scene: _Scene) -> dict[str, bytes]:
-    return {name: data for name, data in scene.broken.files().items() if "/" not in name}
-
-
 def _look_after_death(scene: _Scene) -> None:
     _require_nothing_lost(scene)
-    now = _present(scene)
+    now = scene.present
     if "root_fs" in now:
         is_old = {name: now.get(name) == scene.old[name] for name in _LEAVING}
         assert len(set(is_old.values())) == 1, is_old
@@ -89,7 +69,7 @@ def _require_restored(scene: _Scene, night: int = 2) -> None:
     assert broken.seen(VAR) == broken.nights[night]
     assert broken.seen(ROOT) == broken.bases["root"]
     assert broken.seen(HOME) == broken.bases["home"]
-    assert {name for name in os.listdir(broken.directory) if name != ".lock"} == scene.old.keys()
+    assert broken.names == scene.old.keys()
     assert not is_unfinished(broken.guest)
 
 
@@ -111,7 +91,7 @@ def _dying(after: int, calls: tuple[str, ...]) -> Iterator[None]:
 def _deaths(scene: _Scene, calls: tuple[str, ...], wish: Wish = Wish(), step: int = 1) -> Iterator[int]:  # noqa: B008
     """Let a fresh restore die at one call after the other; stop when one gets through."""
     for after in range(0, _MOST_CALLS, step):
-        scene.reset()
+        scene.put_back()
         try:
             with _dying(after, calls):
                 scene.restore(wish)
@@ -127,8 +107,8 @@ def test_wherever_a_restore_dies_the_next_one_ends_it(scene: _Scene) -> None:
     for _after in _deaths(scene, _CALLS):
         _look_after_death(scene)
         committed = is_unfinished(scene.broken.guest)
-        if not committed and "root_cow" in _present(scene):
-            unchanged = all(_present(scene).get(name) == data for name, data in scene.old.items())
+        if not committed and "root_cow" in scene.present:
+            unchanged = all(scene.present.get(name) == data for name, data in scene.old.items())
             outcomes.add("nothing happened" if unchanged else "done")
         report = scene.restore()
         assert report.resumed == committed
@@ -140,7 +120,7 @@ def test_wherever_a_restore_dies_the_next_one_ends_it(scene: _Scene) -> None:
 
 def test_dying_again_and_again_ends_all_the_same(scene: _Scene) -> None:
     """Each run gets a few calls further than the one before, through the whole of the exchange."""
-    scene.reset()
+    scene.put_back()
     runs = 0
     for after in range(20, _MOST_CALLS):
         runs += 1
@@ -192,7 +172,7 @@ def test_a_rehearsal_tells_what_waits_and_leaves_it(scene: _Scene) -> None:
 def test_a_call_that_fails_is_an_error_and_the_next_restore_goes_on(way: Way, scene: _Scene) -> None:
     failures = 0
     for after in range(0, _MOST_CALLS, 3):
-        scene.reset()
+        scene.put_back()
         error = None
         with failing(after, way, calls=_CALLS) as tally:
             try:
@@ -228,8 +208,8 @@ def test_checkpoints_that_are_gone_by_then_are_not_needed(scene: _Scene) -> None
     for _after in _deaths(scene, ("rename",)):
         if is_unfinished(scene.broken.guest):
             break
-    shutil.rmtree(scene.directory / "site" / "store" / "chunks")
-    for index in (scene.directory / "site" / "store" / "guests" / "blackdance").glob("*.caibx"):
+    shutil.rmtree(Path(scene.broken.site.directory, "store", "chunks"))
+    for index in Path(scene.broken.site.directory, "store", "guests", "blackdance").glob("*.caibx"):
         index.unlink()
     assert scene.restore().resumed
     _require_restored(scene)

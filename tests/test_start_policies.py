@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tests.kit.model import merged
 from tests.kit.peers import mounted, needs
-from tests.kit.resets import StartedSite, names, shown, start, started_guest
-from tests.kit.restorable import HOME, ROOT, TMP, VAR, Broken, SmallSite, noise
+from tests.kit.resets import shown, start, started_guest
+from tests.kit.restorable import HOME, ROOT, TMP, VAR, Broken, SmallerSite, SmallSite, noise
 from umldisk.config.guest import Guest
 from umldisk.cow.creating import create
 from umldisk.cow.dialect import Dialect
@@ -74,12 +74,12 @@ def broken(tmp_path: Path) -> Broken:
 
 
 def test_kept_drives_are_left_alone_and_get_the_cow_file_that_they_lack(broken: Broken) -> None:
-    before = {name: os.stat(broken.directory / name) for name in names(broken)}
+    before = {name: os.stat(broken.directory / name) for name in broken.names}
     disks = start(broken)
     directory = str(broken.directory)
     assert disks["root"] == RunDisk("root", 0, f"{directory}/root_cow", f"{directory}/root_fs")
     assert disks["swap"] == RunDisk("swap", 4, f"{directory}/swap_fs", None)
-    assert names(broken) == before.keys() | {"var_cow"}
+    assert broken.names == before.keys() | {"var_cow"}
     assert {name: os.stat(broken.directory / name).st_ino for name in before} == {
         n: s.st_ino for n, s in before.items()
     }
@@ -98,7 +98,7 @@ def test_a_new_cow_file_is_the_one_that_create_makes(broken: Broken, tmp_path: P
 
 def test_paths_are_without_symlinks_as_in_the_header(broken: Broken, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "site")
-    linked = Broken(StartedSite(str(tmp_path / "link")))
+    linked = Broken(SmallerSite(str(tmp_path / "link")))
     disks = start(linked)
     assert disks["var"].path == str(broken.directory / "var_cow")
     with open_disk(disks["var"].path) as cow:
@@ -157,7 +157,7 @@ def test_the_next_start_sees_nothing_of_what_was_discarded(broken: Broken) -> No
 def test_what_an_earlier_run_left_is_removed(broken: Broken) -> None:
     start(broken, "root", "swap")
     start(broken)
-    assert not [name for name in names(broken) if name.startswith(".")]
+    assert not [name for name in broken.names if name.startswith(".")]
 
 
 def test_discarding_is_stronger_than_rebuilding(broken: Broken) -> None:
@@ -232,7 +232,7 @@ def test_an_unfinished_restore_is_not_started(broken: Broken) -> None:
 @needs("tmpfs")
 def test_where_there_is_no_room_nothing_is_left(tmp_path: Path) -> None:
     with mounted("tmpfs", tmp_path, size_bytes=8 << 20) as point:
-        broken = Broken(StartedSite(str(point / "site"))).make()
+        broken = Broken(SmallerSite(str(point / "site"))).make()
         seen = broken.write(HOME, *range(8, 2000), word="all")
         with open(point / "filler", "wb") as filler:
             room = os.statvfs(point)
@@ -241,6 +241,6 @@ def test_where_there_is_no_room_nothing_is_left(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="No space left"):
             start(broken, "home")
         assert {name: data for name, data in broken.files().items() if name in before} == before
-        assert names(broken) <= before.keys() | {"var_cow", "root_cow"}
+        assert broken.names <= before.keys() | {"var_cow", "root_cow"}
         os.unlink(point / "filler")
         assert shown(start(broken, "home")["home"].path) == seen

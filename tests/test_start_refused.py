@@ -5,15 +5,23 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.kit.commands import holding
 from tests.kit.peers import needs
 from tests.kit.sites import NAME, SMALL, BuiltSite
+from umldisk.config.site import Site
+from umldisk.cow import journal
 from umldisk.cow.creating import create
 from umldisk.cow.dialect import Dialect
-from umldisk.ops.running import preflight
+from umldisk.cow.file import read_header
+from umldisk.cow.journal import HeaderJournal
+from umldisk.guest.state import RunDisk
+from umldisk.ops.running import preflight, starting
+from umldisk.ops.running.headers import finish_headers, settle_headers
+from umldisk.system.files import open_disk
 from umldisk.system.process import find_program
 
 pytestmark = needs("linux", "bwrap", "setarch", "mke2fs", "busybox")
@@ -72,7 +80,8 @@ def test_the_copied_site_would_start(site: BuiltSite) -> None:
     assert said.code == 0, said
     report = said.json
     assert report["jailed"]
-    assert report["argv"][:3] == ["setarch", "-R", "bwrap"]
+    assert report["argv"][:2] == ["setarch", "-R"]
+    assert report["argv"][2] == find_program("bwrap")
     assert f"ubd0={site.guest}/root_cow,{site.guest}/root_fs" in report["argv"]
     assert not site.run.exists()
 
@@ -148,7 +157,7 @@ def test_more_memory_than_there_is(site: BuiltSite, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(preflight, "_available_memory", lambda: (64 << 20) - 1)
     code, line = _refused(site)
     assert code == 74
-    assert "too little memory" in line
+    assert "too little memory for the guest (expected 64 MiB, found 63 MiB)" in line
 
 
 def test_a_full_file_system(site: BuiltSite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,18 +222,56 @@ def test_a_state_that_cannot_be_read(site: BuiltSite) -> None:
 
 
 def test_the_header_keeps_its_layout_and_gets_the_path_that_uml_is_told(site: BuiltSite) -> None:
-    from umldisk.cow.file import read_header
-    from umldisk.guest.state import RunDisk
-    from umldisk.ops.running.starting import _settle_headers
-    from umldisk.system.files import open_disk
-
     base, cow = site.guest / "root_fs", site.guest / "root_cow"
     other = site.directory / "link_fs"
     other.symlink_to(base)
     cow.unlink()
     create(cow, other, dialect=Dialect.V1_BIG)
-    _settle_headers([RunDisk("root", 0, str(cow), str(base))])
+    settle_headers([RunDisk("root", 0, str(cow), str(base))])
     with open_disk(cow) as disk:
         header = read_header(disk)
     assert header.dialect is Dialect.V1_BIG
     assert header.backing_path == os.fsencode(base)
+
+
+def test_a_header_whose_rewriting_was_cut_off_is_finished(site: BuiltSite) -> None:
+    base, cow = site.guest / "root_fs", site.guest / "root_cow"
+    other = site.directory / "link_fs"
+    other.symlink_to(base)
+    new = _header(cow)
+    cow.unlink()
+    create(cow, other)
+    journal.write(str(cow), HeaderJournal(_header(cow).hex(), new.hex()))
+    finish_headers(Site(str(site.directory)).guest(NAME))
+    assert cow.read_bytes().startswith(new)
+    assert not os.path.lexists(journal.path_for(str(cow)))
+    assert site("start", "--dry-run", NAME).code == 0
+
+
+def _header(cow: Path) -> bytes:
+    with open_disk(cow) as disk:
+        return read_header(disk).raw
+
+
+def test_what_is_made_anew_may_be_damaged(site: BuiltSite) -> None:
+    policies = "".join(f'drives.{name}.policy = "rebuild"\n' for name in ("home", "tmp"))
+    (site.directory / "umldisk.toml").write_text(SMALL + policies)
+    (site.guest / "home_cow").write_bytes(b"OOOM and nonsense")
+    (site.guest / "tmp_fs").unlink()
+    assert site("start", "--dry-run", NAME).code == 0
+
+
+def test_without_a_jail_the_memory_is_where_programs_may_run(site: BuiltSite, monkeypatch: pytest.MonkeyPatch) -> None:
+    places, statvfs = ("/dev/shm", "/tmp"), os.statvfs
+    closed: set[str] = set()
+
+    def look(path: str) -> object:
+        return SimpleNamespace(f_flag=os.ST_NOEXEC) if path in closed else statvfs(path)
+
+    monkeypatch.setattr(os, "statvfs", look)
+    for place in places:
+        assert starting._temp_directory() == place
+        closed.add(place)
+    code, line = _refused(site, "--no-jail")
+    assert code == 74
+    assert "no place from which it may be executed" in line

@@ -9,8 +9,8 @@ import pytest
 
 from tests.kit.faults import NOBODY, Died, Way, failing, without_rights
 from tests.kit.peers import needs
-from tests.kit.resets import STRANGER, StartedSite, names, shown, start, started_guest
-from tests.kit.restorable import ROOT, Broken
+from tests.kit.resets import STRANGER, shown, start, started_guest
+from tests.kit.restorable import ROOT, Broken, SmallerSite
 from umldisk.build.ownership import plan_ownership
 from umldisk.config.guest import Guest
 from umldisk.errors import DataError
@@ -37,7 +37,7 @@ def theirs(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> Broken:
 
     for module in (policies, restore):
         monkeypatch.setattr(module, "plan_ownership", plan)
-    for name in names(broken):
+    for name in broken.names:
         os.chown(broken.directory / name, STRANGER, STRANGER)
     os.chown(broken.directory, STRANGER, STRANGER)
     os.chmod(broken.directory, 0o711)
@@ -108,7 +108,7 @@ def test_only_a_cow_file_of_the_guests_own_is_copied(kind: str, theirs: Broken, 
 def test_whoever_is_not_root_may_copy_through_a_symlink() -> None:
     with tempfile.TemporaryDirectory(prefix="umldisk-") as site:
         os.chmod(site, 0o711)
-        broken = Broken(StartedSite(site)).make()
+        broken = Broken(SmallerSite(site)).make()
         seen = broken.write(ROOT, 1, 2, word="work")
         cow = broken.directory / "root_cow"
         cow.rename(broken.directory / "elsewhere")
@@ -125,7 +125,7 @@ def test_whoever_is_not_root_may_copy_through_a_symlink() -> None:
 def test_a_start_that_dies_while_files_are_made_is_taken_up_by_the_next(theirs: Broken) -> None:
     before, seen, deaths = theirs.files(), theirs.seen(ROOT), 0
     for after in range(200):
-        for name in names(theirs) - before.keys():
+        for name in theirs.names - before.keys():
             os.unlink(theirs.directory / name)
         try:
             with failing(after, Way.DEAD, calls=_CALLS):
@@ -136,7 +136,7 @@ def test_a_start_that_dies_while_files_are_made_is_taken_up_by_the_next(theirs: 
         assert {name: data for name, data in theirs.files().items() if name in before} == before
         disks = start(theirs, "root")
         assert (shown(disks["root"].path), shown(disks["var"].path)) == (seen, theirs.bases["var"])
-        assert names(theirs) == before.keys() | {"var_cow", ".root_cow.discard"}
+        assert theirs.names == before.keys() | {"var_cow", ".root_cow.discard"}
         assert Standing.of(os.stat(theirs.directory)) == _DIRECTORY
     assert deaths > 5
 

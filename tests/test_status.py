@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.commands import Commands, holding
-from tests.kit.runs import NAME, STARTED, Run, child, ended_process, look, process_id, process_id_of_this
+from tests.kit.children import child
+from tests.kit.command_line import CommandLine
+from tests.kit.commands import holding
+from tests.kit.runs import NAME, STARTED, Run, ended_process, look, process_id
 from umldisk.config.site import Site
 from umldisk.guest.state import EXIT, LOCK, STATE, RunState
 from umldisk.ops.running.status import GuestStatus, site_status
@@ -46,7 +48,7 @@ def codes(guest: GuestStatus) -> list[str]:
 def test_a_run_is_starting_then_running_then_ready(site: Site, run: Run) -> None:
     before = time.monotonic()
     with child("") as kernel:
-        run.begins(process_id(kernel))
+        run.begins(process_id(kernel.pid))
         run.ends(0, started_at=STARTED - timedelta(days=1))
         run.is_ready(started_at=STARTED - timedelta(days=1))  # both tell of another run
         assert look(site, answers=False).state is GuestState.STARTING
@@ -66,7 +68,7 @@ def test_a_run_is_starting_then_running_then_ready(site: Site, run: Run) -> None
 
 def test_a_ready_guest_whose_mconsole_is_silent_is_ready_with_a_warning(site: Site, run: Run) -> None:
     with child("") as kernel:
-        run.begins(process_id(kernel))
+        run.begins(process_id(kernel.pid))
         run.is_ready()
         silent = look(site, answers=False)
         assert (silent.state, codes(silent)) == (GuestState.READY, ["mconsole-silent"])
@@ -74,7 +76,7 @@ def test_a_ready_guest_whose_mconsole_is_silent_is_ready_with_a_warning(site: Si
 
 def test_a_guest_without_its_supervisor_is_not_recorded(site: Site, run: Run) -> None:
     with child("") as kernel:
-        run.begins(process_id(kernel), supervisor=ended_process())
+        run.begins(process_id(kernel.pid), supervisor=ended_process())
         assert codes(look(site)) == ["supervisor-gone"]
 
 
@@ -117,7 +119,7 @@ def test_how_the_last_run_ended_is_told(site: Site, run: Run, status: int, state
     found = look(site)
     assert (found.state, found.exit_status, found.ended_at) == (state, status, STARTED + timedelta(hours=1))
     assert (found.pid, found.uptime_seconds, codes(found)) == (None, None, [])
-    said = Commands(Path(site.directory), None)("status")  # type: ignore[arg-type]
+    said = CommandLine(Path(site.directory))("status")
     assert f" {text} " in said.lines[1]
 
 
@@ -134,7 +136,7 @@ def test_a_run_of_which_nobody_saw_the_end_crashed(site: Site, run: Run) -> None
 
 
 def test_a_run_before_the_machines_own_restart_names_nobody(site: Site, run: Run) -> None:
-    now = process_id_of_this()
+    now = process_id(os.getpid())
     former = replace(now, boot="00000000-0000-0000-0000-000000000000")
     run.begins(former, supervisor=former)
     found = look(site)
@@ -143,7 +145,7 @@ def test_a_run_before_the_machines_own_restart_names_nobody(site: Site, run: Run
 
 
 def test_a_process_id_that_was_given_away_is_not_the_guest(site: Site, run: Run) -> None:
-    now = process_id_of_this()
+    now = process_id(os.getpid())
     run.begins(replace(now, start_ticks=now.start_ticks - 1), supervisor=ended_process())
     assert look(site).state is GuestState.CRASHED
 
@@ -154,7 +156,7 @@ def test_processes_that_a_killed_kernel_leaves_are_found(site: Site, run: Run) -
         "if not os.fork():\n os.close(0); os.close(1); os.close(2); import signal; signal.pause()\n"
     )
     with child(code, str(run.path / LOCK)) as kernel:
-        leader = process_id(kernel)
+        leader = process_id(kernel.pid)
         family = [one for one in family_of(all_processes(), leader) if one.pid != kernel.pid]
         run.begins(leader, supervisor=ended_process())
         kernel.kill()
@@ -179,7 +181,7 @@ def test_what_cannot_be_read_of_a_run_is_a_finding_and_hides_nothing_else(site: 
     found = look(site)
     assert (found.state, codes(found)) == (GuestState.STOPPED, ["run-unreadable"])
     with child("") as kernel:
-        run.begins(process_id(kernel))
+        run.begins(process_id(kernel.pid))
         (run.path / EXIT).write_text("nonsense")
         assert look(site).pid == kernel.pid
 
@@ -209,7 +211,7 @@ def test_a_frozen_guest_is_not_asked(site: Site, run: Run) -> None:
     with tempfile.TemporaryDirectory(prefix="um", dir="/tmp") as name:
         os.mkdir(f"{name}/{NAME}")
         with child(_BIND % True, f"{name}/{NAME}/mconsole") as kernel:
-            run.begins(process_id(kernel), socket_directory=name)
+            run.begins(process_id(kernel.pid), socket_directory=name)
             run.is_ready()
             found = look(site, answers=False)
             assert (found.state, codes(found)) == (GuestState.FROZEN, [])
@@ -220,7 +222,7 @@ def test_a_silent_mconsole_ends_no_later_than_its_timeout(site: Site, run: Run) 
         os.mkdir(f"{name}/{NAME}")
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as silent, child("") as kernel:
             silent.bind(f"{name}/{NAME}/mconsole")
-            run.begins(process_id(kernel), socket_directory=name)
+            run.begins(process_id(kernel.pid), socket_directory=name)
             run.is_ready()
             (found,) = site_status(site, NAME).guests
             assert (found.state, codes(found)) == (GuestState.READY, ["mconsole-silent"])
@@ -238,7 +240,7 @@ def test_guests_are_asked_side_by_side(tmp_path: Path) -> None:
     with child("") as kernel:
         for name in names:
             (tmp_path / "guests" / name).mkdir(parents=True)
-            Run(site, name).begins(process_id(kernel))
+            Run(site, name).begins(process_id(kernel.pid))
         found = site_status(site, ask=ask).guests
     assert [guest.guest for guest in found] == names
     assert {guest.state for guest in found} == {GuestState.RUNNING}
@@ -267,7 +269,7 @@ for _ in range(3):
 
 def test_memory_that_processes_share_counts_once_and_their_own_for_each() -> None:
     with child(_FAMILY) as kernel:
-        family = family_of(all_processes(), process_id(kernel))
+        family = family_of(all_processes(), process_id(kernel.pid))
         assert len(family) == 4
         found = resident_bytes(family)
         assert found is not None

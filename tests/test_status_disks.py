@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.children import child
+from tests.kit.command_line import CommandLine
 from tests.kit.commands import FIRST_NIGHT, Commands, commands, holding
 from tests.kit.peers import mounted, needs
-from tests.kit.runs import NAME, Run, child, look, process_id
+from tests.kit.runs import NAME, Run, look, process_id
 from umldisk.config.site import Site
 from umldisk.cow.findings import CODES
 from umldisk.cow.survey import BackingState
@@ -64,7 +66,7 @@ def test_disks_of_a_run_are_those_that_it_runs_on(umldisk: Commands) -> None:
     thrown.write_bytes((umldisk.guest / "var_cow").read_bytes())
     disk = RunDisk("var", 1, str(thrown), str(umldisk.guest / "var_fs"), thrown_away=True)
     with child("") as kernel:
-        Run(site).begins(process_id(kernel), disks=(disk,))
+        Run(site).begins(process_id(kernel.pid), disks=(disk,))
         (seen,) = look(site).disks
         assert (seen.path, seen.thrown_away, seen.changed_bytes) == (str(thrown), True, 4 * 512)
     Path(site.run_directory(NAME), STATE).unlink()
@@ -165,7 +167,7 @@ def test_a_catalog_that_cannot_be_read_hides_no_guest(umldisk: Commands) -> None
 @needs("tmpfs")
 def test_disks_that_could_outgrow_their_file_system_are_a_warning(tmp_path: Path) -> None:
     with mounted("tmpfs", tmp_path, size_bytes=4 << 20) as point:
-        site = Commands(point, None)  # type: ignore[arg-type]
+        site = CommandLine(point)
         (point / "umldisk.toml").write_text(f'[guest.{NAME}]\nlayout = ["root"]\n')
         base, cow = (point / "guests" / NAME / name for name in ("root_fs", "root_cow"))
         base.parent.mkdir(parents=True)
@@ -198,7 +200,7 @@ def test_the_table_has_a_row_for_every_guest_and_says_all_of_one(umldisk: Comman
 def test_who_asks_for_a_guest_that_there_is_not_is_told(umldisk: Commands) -> None:
     assert umldisk("status", "mirage").code == 66
     assert umldisk("status", "no/name").code == 2
-    assert Commands(umldisk.directory / "none", None)("status").lines == ["no guests"]  # type: ignore[arg-type]
+    assert CommandLine(umldisk.directory / "none")("status").lines == ["no guests"]
 
 
 def test_looking_changes_nothing(umldisk: Commands) -> None:

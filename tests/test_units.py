@@ -18,7 +18,7 @@ from umldisk.cli.install_units import install_units as command
 from umldisk.cli.options import Globals
 from umldisk.config.site import Site
 from umldisk.errors import CannotCreateError, StorageError, UsageError
-from umldisk.guest.stopping import Ladder
+from umldisk.guest.ladder import Ladder
 from umldisk.ops.cron import CronOptions, nightly_texts
 from umldisk.ops.units import (
     GUEST_UNIT,

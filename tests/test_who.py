@@ -15,14 +15,14 @@ import pytest
 
 from tests.kit import model
 from tests.kit.as_user import USER_ID
-from tests.kit.commands import Commands
+from tests.kit.children import child
+from tests.kit.command_line import CommandLine
 from tests.kit.peers import mounted, needs
-from tests.kit.runs import Run
+from tests.kit.runs import Run, process_id
 from umldisk.config.site import Site
 from umldisk.errors import NoInputError
 from umldisk.ops.running.who import FileHolders, Hold, How, who_has
 from umldisk.system.holders import DeviceKind
-from umldisk.system.pids import ProcessId
 
 # Each holds the files on its command line in one way, says so, and ends with its stdin.
 _HOLDERS = {
@@ -40,7 +40,7 @@ _HOLDERS = {
     "nothing": "",
 }
 _CHILD = """
-import ctypes, fcntl, mmap, os, struct, sys
+import ctypes, fcntl, mmap, os, struct
 names = sys.argv[2:2 + int(sys.argv[1])]
 def ofd(file, kind):
     fcntl.fcntl(file, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", kind, 0, 0, 0, 0))
@@ -52,8 +52,6 @@ def mapped(name, mode, access):
     with open(name, mode) as file:
         return libc.mmap(None, 4096, 1 if access == mmap.ACCESS_READ else 3, 1, file.fileno(), 0)
 %s
-print("held", flush=True)
-sys.stdin.read()
 """
 
 _EXPECTED = {
@@ -72,16 +70,8 @@ _EXPECTED = {
 @contextmanager
 def held(how: str, *paths: Path, words: tuple[str, ...] = (), cwd: Path | None = None) -> Iterator[int]:
     """Let a child process have the files; `words` stand on its command line. Yields its id."""
-    command = [sys.executable, "-c", _CHILD % _HOLDERS[how], str(len(paths)), *map(str, paths), *words]
-    child = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=cwd, start_new_session=True
-    )
-    try:
-        assert child.stdout is not None
-        assert child.stdout.readline() == "held\n"
-        yield child.pid
-    finally:
-        child.communicate(timeout=20)
+    with child(_CHILD % _HOLDERS[how], str(len(paths)), *map(str, paths), *words, cwd=cwd) as holder:
+        yield holder.pid
 
 
 @pytest.fixture
@@ -225,9 +215,7 @@ def test_a_guest_of_the_site_is_called_by_its_name_and_believed_by_its_state_alo
     for name in ("blackdance", "mirage"):
         (tmp_path / "guests" / name).mkdir(parents=True)
     with held("write", image, words=("umid=mirage",)) as pid, held("read", image, words=("umid=mirage",)) as liar:
-        kernel = ProcessId.of(pid)
-        assert kernel is not None
-        Run(site, "blackdance").begins(kernel)
+        Run(site, "blackdance").begins(process_id(pid))
         found = {hold.pid: (hold.guest, hold.umid) for hold in holders_of(image, site).holds}
         assert found == {pid: ("blackdance", "blackdance"), liar: (None, "mirage")}
 
@@ -312,11 +300,11 @@ def test_root_misses_no_process_of_its_children(public: Path) -> None:
 
 
 @pytest.fixture
-def umldisk(tmp_path: Path) -> Commands:
-    return Commands(tmp_path, None)  # type: ignore[arg-type]
+def umldisk(tmp_path: Path) -> CommandLine:
+    return CommandLine(tmp_path)
 
 
-def test_the_exit_code_says_whether_somebody_has_it_and_the_text_who(umldisk: Commands, image: Path) -> None:
+def test_the_exit_code_says_whether_somebody_has_it_and_the_text_who(umldisk: CommandLine, image: Path) -> None:
     nobody = umldisk("who", image)
     assert (nobody.code, nobody.lines) == (0, [f"{image}: nobody"])
     with held("posix-write", image) as pid:
@@ -331,7 +319,7 @@ def test_the_exit_code_says_whether_somebody_has_it_and_the_text_who(umldisk: Co
         assert "which was replaced or removed since" in umldisk("who", image).out
 
 
-def test_what_is_no_disk_is_refused(umldisk: Commands, tmp_path: Path) -> None:
+def test_what_is_no_disk_is_refused(umldisk: CommandLine, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name in ("missing", "fifo", "no/such", "."):
         said = umldisk("who", tmp_path / name)

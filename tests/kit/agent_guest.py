@@ -20,7 +20,7 @@ LONG_SECONDS = 20.0
 Answering = Callable[[str, str, str], Iterable[bytes]]
 
 
-class FakeGuest:
+class AgentGuest:
     """Holds both ends as a kernel does; `answering` gets token, verb and the rest of every request."""
 
     def __init__(self, directory: Path, answering: Answering) -> None:
@@ -73,8 +73,8 @@ class FakeGuest:
 @contextmanager
 def talking(
     directory: Path, answering: Answering, *, timeout_seconds: float = LONG_SECONDS
-) -> Iterator[tuple[Agent, FakeGuest]]:
-    guest = FakeGuest(directory, answering)
+) -> Iterator[tuple[Agent, AgentGuest]]:
+    guest = AgentGuest(directory, answering)
     try:
         with Agent(directory, timeout_seconds=timeout_seconds) as agent:
             yield agent, guest

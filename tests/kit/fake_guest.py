@@ -115,25 +115,18 @@ class FakeGuest:
 
     def run_state(self, *disks: tuple[str, Path, Path | None], has_agent: bool = False) -> RunState:
         """Return what umldisk would know of it; disks are drive, file and backing file."""
-        from umldisk.guest.state import RunDisk, RunState
-        from umldisk.system.pids import ProcessId
+        from tests.kit.runs import process_id, run_state
+        from umldisk.guest.state import RunDisk
 
-        process = ProcessId.of(self.process.pid)
-        assert process is not None
-        return RunState(
-            guest="g",
+        process = process_id(self.process.pid)
+        return run_state(
+            "g",
+            process,
             umid="fake",
             socket_directory=str(self.directory),
-            leader=process,
-            kernel=process,
             supervisor=process,
             started_at=datetime.now(UTC),
-            uid=os.getuid(),
-            jailed=False,
-            memory_bytes=64 << 20,
             has_agent=has_agent,
-            waits_for="",
-            argv=(),
             disks=tuple(
                 RunDisk(name, number, str(path), str(backing) if backing else None)
                 for number, (name, path, backing) in enumerate(disks)

@@ -16,8 +16,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from umldisk.guest.mconsole.client import Mconsole
+
 MAGIC = 0xCAFEBABE
 PIECE_BYTES = 511
+LONG_SECONDS = 60.0
+SHORT_SECONDS = 0.2
 _HEADER = struct.Struct("=iII")
 _REQUEST = struct.Struct("=III")
 
@@ -89,6 +93,21 @@ class Peer:
                 self.socket.sendto(one, socket.MSG_DONTWAIT, address)
                 sent += 1
         return sent
+
+
+# -- our side ---------------------------------------------------------------------------------------------------------
+
+
+def console(peer: Peer, *, timeout_seconds: float = LONG_SECONDS, owner_uid: int | None = None) -> Mconsole:
+    return Mconsole(str(peer.path), timeout_seconds=timeout_seconds, owner_uid=owner_uid)
+
+
+def datagrams() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+def left_behind(uml_dir: Path) -> list[str]:
+    return sorted(set(os.listdir(uml_dir)) - {"test"})
 
 
 # -- behaviours -------------------------------------------------------------------------------------------------------

@@ -1,11 +1,10 @@
 """Resetting and starting the guests of `tests.kit.restorable`, in a word."""
 
 import dataclasses
-import os
-from pathlib import Path
 from typing import Any
 
-from tests.kit.restorable import HOME, ROOT, SWAP, VAR, Broken, SmallSite
+from tests.kit.as_user import USER_ID
+from tests.kit.restorable import HOME, ROOT, Broken, SmallerSite
 from umldisk.cow.file import CowFile
 from umldisk.guest.state import RunDisk
 from umldisk.image.drives import AtStart
@@ -14,14 +13,8 @@ from umldisk.ops.restoring.reporting import RestoreReport
 from umldisk.ops.running.policies import apply_policies
 from umldisk.ops.running.reset import reset_guest
 
-STRANGER = 61_234
-"""A user and group that no account of a machine has."""
-
-
-class StartedSite(SmallSite):
-    """A site whose guests have no tmp: making an ext file system takes longer than all the rest."""
-
-    drives = (ROOT, VAR, HOME, SWAP)
+STRANGER = USER_ID
+"""The user to whom a guest belongs when the one who resets it is root."""
 
 
 def reset(broken: Broken, *drives: str, now: bool = False, **options: Any) -> RestoreReport:
@@ -30,17 +23,6 @@ def reset(broken: Broken, *drives: str, now: bool = False, **options: Any) -> Re
     return reset_guest(
         broken.site, broken.name, drives, now=now, store=broken.store, options=chosen, clock=broken.clock
     )
-
-
-def evidence_of(broken: Broken) -> list[Path]:
-    """Return the directories of evidence that the site has."""
-    place = Path(broken.site.directory, "evidence")
-    return sorted(place.iterdir()) if place.exists() else []
-
-
-def names(broken: Broken) -> set[str]:
-    """Return what lies in the guest's directory, the lock apart."""
-    return {name for name in os.listdir(broken.directory) if name != ".lock"}
 
 
 def start(broken: Broken, *discard: str, **at_start: AtStart) -> dict[str, RunDisk]:
@@ -61,7 +43,7 @@ def shown(path: str) -> bytes:
 
 def started_guest(site: str) -> Broken:
     """Make a guest whose root and home changed, that was never recorded and has no COW file for var."""
-    made = Broken(StartedSite(site)).make()
+    made = Broken(SmallerSite(site)).make()
     made.write(ROOT, 1, 2, 900, word="work")
     made.write(HOME, 3, word="work")
     return made

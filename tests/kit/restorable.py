@@ -159,6 +159,17 @@ class Broken:
             if path.is_file() and path.name != ".lock"
         }
 
+    @property
+    def names(self) -> set[str]:
+        """What lies in the guest's directory, the lock apart."""
+        return {name for name in os.listdir(self.directory) if name != ".lock"}
+
+    @property
+    def evidence(self) -> list[Path]:
+        """The directories of evidence that the site has, oldest first."""
+        place = Path(self.site.directory, "evidence")
+        return sorted(place.iterdir()) if place.exists() else []
+
     def seen(self, drive: Drive) -> bytes:
         """Return what the guest would see on a drive now."""
         from umldisk.cow.file import CowFile

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from umldisk.cli.main import main
+from tests.kit.command_line import CommandLine, Said
 from umldisk.config.site import Site
 from umldisk.guest.state import RunState, read_state
 from umldisk.system.pids import end_all, session_members
@@ -31,30 +27,8 @@ drives.swap.size = "8M"
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a command ended with and wrote."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@dataclass(frozen=True)
-class BuiltSite:
+class BuiltSite(CommandLine):
     """A site in a directory whose path is short enough for anything."""
-
-    directory: Path
-
-    def __call__(self, *words: str | Path) -> Said:
-        """Run umldisk on the site."""
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = main(["--site", str(self.directory), *map(str, words)])
-        return Said(code, out.getvalue(), err.getvalue())
 
     def good(self, *words: str | Path) -> Said:
         """Run a command that has to succeed."""

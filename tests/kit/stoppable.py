@@ -7,23 +7,21 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.kit.runs import process_id, run_state, silent
 from umldisk.config.site import Site
-from umldisk.errors import BusyError, NoInputError
+from umldisk.errors import BusyError
 from umldisk.guest import rundir
+from umldisk.guest.aftermath import left_over
+from umldisk.guest.ladder import Ladder
 from umldisk.guest.state import LOCK, RunDisk, RunState, write_state
-from umldisk.guest.stopping import Ladder, left_over
 from umldisk.ops.running.stopping import StopReport, stop_guest
 from umldisk.system.locks import lock
 from umldisk.system.pids import ProcessId
-
-PATIENCE_SECONDS = 30.0
 
 _HELPERS = """\
 import os, signal, subprocess, sys, time
@@ -75,33 +73,22 @@ class Setting:
         self.processes.append(process)
         assert process.stdout is not None
         assert process.stdout.readline() == "up\n"
-        self.members = left_over(self.run_directory, self.state(known(process.pid)))
+        self.members = left_over(self.run_directory, self.state(process_id(process.pid)))
         return process
 
     def state(self, kernel: ProcessId, **changes: Any) -> RunState:
-        state = RunState(
-            guest="g",
-            umid="g",
-            socket_directory=f"{self.run_directory}/uml",
-            leader=kernel,
-            kernel=kernel,
-            supervisor=replace(kernel, start_ticks=1),  # gone
-            started_at=datetime(2026, 11, 20, tzinfo=UTC),
-            uid=os.getuid(),
-            jailed=False,
-            memory_bytes=64 << 20,
-            has_agent=False,
-            waits_for="mconsole",
-            argv=("linux",),
-            disks=(
+        facts = {
+            "supervisor": replace(kernel, start_ticks=1),  # gone
+            "waits_for": "mconsole",
+            "disks": (
                 RunDisk("root", 0, str(self.disk), None),
                 RunDisk("tmp", 3, str(self.throw_away), None, thrown_away=True),
             ),
-        )
-        return replace(state, **changes)
+        }
+        return run_state(self.run_directory, kernel, **facts | changes)
 
     def run(self, *, ignores_term: bool = False, **changes: Any) -> RunState:
-        state = self.state(known(self.launch(ignores_term=ignores_term).pid), **changes)
+        state = self.state(process_id(self.launch(ignores_term=ignores_term).pid), **changes)
         write_state(self.run_directory, state)
         return state
 
@@ -111,12 +98,6 @@ class Setting:
         for process in self.processes:
             process.kill()
             process.communicate()
-
-
-def known(pid: int) -> ProcessId:
-    process = ProcessId.of(pid)
-    assert process is not None
-    return process
 
 
 @contextlib.contextmanager
@@ -139,23 +120,8 @@ def unrelated() -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def silent(_state: RunState) -> Callable[[str], str]:
-    def ask(_command: str) -> str:
-        raise NoInputError("no mconsole")
-
-    return ask
-
-
 def stopped(setting: Setting, ladder: Ladder | None = None) -> StopReport:
     return stop_guest(setting.site, "g", ladder, ask=silent)
-
-
-def until_it_watches(program: subprocess.Popen[bytes]) -> None:
-    """Return when the program has opened a pidfd."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not any("pidfd" in os.readlink(path) for path in Path(f"/proc/{program.pid}/fd").iterdir()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def is_unlocked(path: Path) -> bool:

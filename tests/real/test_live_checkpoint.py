@@ -21,8 +21,8 @@ from tests.kit.peers import needs
 from umldisk.checkpoint.catalog import CATALOG_NAME, Catalog
 from umldisk.checkpoint.record import Consistency
 from umldisk.config.site import Site
+from umldisk.guest.ladder import Ladder, Rung
 from umldisk.guest.state import running
-from umldisk.guest.stopping import Ladder, Rung
 from umldisk.guest.waiting import Waited
 from umldisk.ops.checkpoints.exporting import export_checkpoint
 from umldisk.ops.checkpoints.storage import store_of

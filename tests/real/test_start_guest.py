@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ import pytest
 
 from tests.kit.peers import needs
 from tests.kit.sites import NAME, SMALL, WAIT_SECONDS, BuiltSite, until
+from umldisk.cow.creating import create
 from umldisk.cow.file import CowFile
 from umldisk.guest.mconsole.client import Mconsole
 from umldisk.guest.state import read_end, ready_at
@@ -137,6 +139,7 @@ def test_a_jail_whose_guard_is_killed_is_watched_on(site: BuiltSite) -> None:
 def test_a_reboot_keeps_the_run(site: BuiltSite) -> None:
     _started(site)
     state = site.state()
+    site.shell("true")  # a console that is logged in takes what is typed
     site.type("reboot\n")
     until(lambda: site.console.count("is ready") == 2)
     assert site.state() == state
@@ -160,7 +163,7 @@ def test_a_signal_to_the_foreground_stops_the_guest(site: BuiltSite) -> None:
         assert process.stdout is not None
         shown = b""
         while b"is ready" not in shown:
-            shown += process.stdout.read1()
+            shown += os.read(process.stdout.fileno(), 1 << 16)
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=WAIT_SECONDS)
         assert process.returncode == -signal.SIGTERM
@@ -192,3 +195,71 @@ def test_in_the_foreground_the_terminal_is_the_console(site: BuiltSite) -> None:
     reader.join(WAIT_SECONDS)
     os.close(ours)
     assert b"reboot: System halted" in screen
+
+
+def test_a_screen_that_goes_away_leaves_the_guest(site: BuiltSite) -> None:
+    program = [sys.executable, "-m", "umldisk", "--site", str(site.directory), "start", "--foreground", NAME]
+    with subprocess.Popen(
+        program, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith(f"{NAME}: runs as ")  # before anything of the console
+        process.stdout.close()
+        assert process.wait(WAIT_SECONDS) == 141
+        assert f"{NAME} goes on" in process.stderr.read()
+    assert site.state().is_alive()
+    site.good("wait", "--timeout", str(WAIT_SECONDS), NAME)
+    site.good("stop", NAME)
+
+
+@pytest.mark.parametrize("ending", ["left", "a signal", "unrecorded"])
+def test_the_terminal_is_as_before_whatever_ended_it(site: BuiltSite, ending: str) -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    program = [sys.executable, "-m", "umldisk", "--site", str(site.directory), "start", "--foreground", NAME]
+    with subprocess.Popen(program, stdin=theirs, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        until(lambda: not termios.tcgetattr(theirs)[3] & termios.ICANON)
+        if ending == "left":
+            os.write(ours, b"\x1d")
+        elif ending == "a signal":
+            process.send_signal(signal.SIGHUP)
+        else:
+            os.kill(site.state().supervisor.pid, signal.SIGKILL)
+        expected = {"left": 0, "a signal": -signal.SIGHUP, "unrecorded": 1}[ending]
+        assert process.wait(WAIT_SECONDS) == expected
+    assert termios.tcgetattr(theirs) == before
+    assert site.state().is_alive() is (ending != "a signal")
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_site_whose_path_is_very_long(site: BuiltSite) -> None:
+    far = BuiltSite(site.directory.joinpath(*["a" * 60] * 3))
+    far.directory.mkdir(parents=True)
+    far.build()
+    try:
+        far.good("start", NAME)
+        state = far.state()
+        assert len(os.fsencode(state.mconsole_path)) <= 107
+        far.good("wait", "--timeout", str(WAIT_SECONDS), NAME)
+        assert "Linux" in far.good("console", NAME, "--", "version").out
+        far.good("stop", NAME)
+        assert not os.path.exists(state.socket_directory)
+    finally:
+        far.end()
+
+
+def test_a_header_that_names_the_base_by_a_symlink_and_bytes_that_are_no_text(site: BuiltSite) -> None:
+    odd = BuiltSite(Path(f"{site.directory}/\udcff"))
+    odd.directory.mkdir()
+    odd.build()
+    link = site.directory / "link_fs"
+    link.symlink_to(odd.guest / "root_fs")
+    create(odd.guest / "root_cow", link)
+    try:
+        _started(odd)
+        odd.good("stop", NAME)
+        _require_clean(odd)
+    finally:
+        odd.end()

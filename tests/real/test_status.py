@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.commands import Commands
+from tests.kit.command_line import CommandLine
 from tests.kit.peers import needs
 from umldisk.config.site import Site
+from umldisk.guest.mconsole.address import mconsole_of
 from umldisk.guest.state import RunState, read_state
-from umldisk.guest.stopping import asking
 from umldisk.ops.provision import build_guest
 from umldisk.ops.running.starting import start_guest
 from umldisk.ops.running.status import GuestStatus, site_status
@@ -63,7 +63,7 @@ def until(site: Site, reached: Callable[[GuestStatus], bool]) -> GuestStatus:
 
 def test_a_guest_in_its_jail_is_seen_from_its_start_to_its_end(site: Site, state: RunState) -> None:
     disks = Path(site.directory, "guests", _NAME)
-    umldisk = Commands(Path(site.directory), None)  # type: ignore[arg-type]
+    umldisk = CommandLine(Path(site.directory))
 
     ready = until(site, lambda guest: guest.state is GuestState.READY)
     assert (ready.pid, ready.umid, ready.jailed, ready.findings) == (state.kernel.pid, _NAME, True, ())
@@ -73,7 +73,7 @@ def test_a_guest_in_its_jail_is_seen_from_its_start_to_its_end(site: Site, state
     assert {disk.locked_by.umid for disk in ready.disks if disk.locked_by} <= {_NAME}
     assert f"{_NAME}  ready" in umldisk("status").out
 
-    ask = asking(state)
+    ask = mconsole_of(state).send
     ask("stop")
     assert look(site).state is GuestState.FROZEN
     assert ask("version")
@@ -102,7 +102,7 @@ def test_a_guest_in_its_jail_is_seen_from_its_start_to_its_end(site: Site, state
 
 def test_a_guest_that_ends_is_stopped_when_its_supervisor_is_through(site: Site, state: RunState) -> None:
     until(site, lambda guest: guest.state is GuestState.READY)
-    asking(state)("cad")
+    mconsole_of(state).send("cad")
     ended = until(site, lambda guest: guest.pid is None and guest.state is not GuestState.ENDING)
     assert (ended.state, ended.exit_status, ended.findings) == (GuestState.STOPPED, 0, ())
     assert ended.ended_at is not None

@@ -16,9 +16,10 @@ import pytest
 
 from tests.kit.peers import needs
 from umldisk.config.site import Site
+from umldisk.guest.aftermath import left_over
+from umldisk.guest.ladder import Ladder, Outcome, Rung
 from umldisk.guest.mconsole.client import Mconsole
 from umldisk.guest.state import RunState, read_end, read_state
-from umldisk.guest.stopping import Ladder, Outcome, Rung, left_over
 from umldisk.guest.waiting import Goal, Waited
 from umldisk.ops.provision import build_guest
 from umldisk.ops.running.starting import StartOptions, start_guest

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.commands import Commands
+from tests.kit.command_line import CommandLine
 from tests.kit.guest import ScriptGuest
 from tests.kit.peers import needs
 from umldisk.cow import create
@@ -56,7 +56,7 @@ def test_a_guest_is_followed_from_its_start_to_its_end(directory: Path) -> None:
         assert one_hold(cow).how == one_hold(plain).how == (How.LOCKED_FOR_WRITING, How.OPEN_FOR_WRITING)
         assert len(one_hold(cow).pids) > 1  # UML's other processes have it, too
         assert {guest.pid} == {hold.pid for hold in map(one_hold, (base, cow, plain))}
-        said = Commands(directory, None)("who", base)  # type: ignore[arg-type]
+        said = CommandLine(directory)("who", base)
         assert said.code == 1
         assert said.lines[1].startswith(f"  a guest with umid {guest.umid} (PID {guest.pid}) ")
 

@@ -12,7 +12,6 @@ Dying is half of a call and nothing after it, within the process; then a whole p
 
 import errno
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +21,8 @@ from pathlib import Path
 import pytest
 
 from tests.kit.faults import Died, Way, failing
-from tests.kit.restorable import HOME, ROOT, SWAP, VAR, SmallerSite, broken_guest
+from tests.kit.put_back import PutBack
+from tests.kit.restorable import HOME, ROOT, SWAP, VAR
 from umldisk.errors import BusyError, UmldiskError
 from umldisk.ops.restoring.reporting import RestoreReport
 from umldisk.ops.restoring.restore import is_unfinished, restore_guest
@@ -38,26 +38,9 @@ _LEAVING = ("root_cow", "home_cow", "swap_fs")
 _STAYING = ("root_fs", "var_cow", "var_fs", "home_fs", "manifest.json")
 
 
-class _Scene:
-    """One guest that was broken into, which can be put back as often as needed, at the same place."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.broken = broken_guest(SmallerSite(str(directory / "site")))
-        self.old = self.broken.files()
-        shutil.copytree(directory / "site", directory / "pristine")
-
-    def put_back(self) -> None:
-        shutil.rmtree(self.directory / "site")
-        shutil.copytree(self.directory / "pristine", self.directory / "site")
-
+class _Scene(PutBack):
     def reset(self, *drives: str, now: bool) -> RestoreReport:
         return reset_guest(self.broken.site, self.broken.name, drives, now=now, clock=self.broken.clock)
-
-    @property
-    def evidence(self) -> list[Path]:
-        place = self.directory / "site" / "evidence"
-        return sorted(place.iterdir()) if place.exists() else []
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +54,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda _fd: None)
 
 
-def _present(scene: _Scene) -> dict[str, bytes]:
-    return {name: data for name, data in scene.broken.files().items() if "/" not in name}
-
-
 def _look_after_death(scene: _Scene) -> None:
-    now = _present(scene)
+    now = scene.present
     assert {name: now[name] for name in _STAYING if name in now and name != "root_fs"} == {
         name: scene.old[name] for name in _STAYING if name != "root_fs"
     }
@@ -103,7 +82,7 @@ def _require_reset(scene: _Scene, *drives: str) -> None:
     if not drives:
         assert broken.seen(HOME) == broken.bases["home"]
         assert b"intruder" not in broken.seen(SWAP)
-    assert {name for name in os.listdir(broken.directory) if name != ".lock"} == scene.old.keys()
+    assert broken.names == scene.old.keys()
     assert not is_unfinished(broken.guest)
 
 
@@ -250,23 +229,12 @@ def test_a_call_that_fails_is_an_error_and_the_next_reset_goes_on(way: Way, now:
 # -- killed for real --------------------------------------------------------------------------------------------------
 
 _RESET = """
-import os, signal, sys
+import sys
 from tests.kit import restorable
+from tests.kit.deadly import die_at
 from umldisk.ops.running.reset import reset_guest
 
-left = int(sys.argv[2])
-
-def deadly(real):
-    def call(*arguments, **options):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **options)
-    return call
-
-for name in ("rename", "mkdir", "rmdir"):
-    setattr(os, name, deadly(getattr(os, name)))
+die_at(int(sys.argv[2]), "rename", "mkdir", "rmdir")
 site = restorable.SmallerSite(sys.argv[1])
 reset_guest(site, "blackdance", now=sys.argv[3] == "now", clock=restorable.Clock())
 """

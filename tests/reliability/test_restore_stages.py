@@ -5,7 +5,6 @@ and open files. Programs are stood in for by scripts that kill whoever called.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,31 +13,21 @@ from pathlib import Path
 import pytest
 
 from tests.kit.peers import needs
-from tests.kit.restorable import HOME, ROOT, VAR, Broken, SmallerSite, SmallSite, broken_guest
+from tests.kit.put_back import PutBack
+from tests.kit.restorable import HOME, ROOT, VAR, Broken, SmallSite
 from umldisk.ops.restoring.restore import is_unfinished, restore_guest
 from umldisk.system.process import find_program
 
 pytestmark = [needs("mke2fs", "debugfs", "e2fsck"), pytest.mark.slow]
 
 _RESTORE = """
-import os, signal, sys
+import sys
 from tests.kit import restorable
+from tests.kit.deadly import die_at
 from umldisk.ops.restoring.restore import restore_guest
 
-site, left = sys.argv[1], int(sys.argv[2])
-
-def deadly(real):
-    def call(*arguments, **options):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return real(*arguments, **options)
-    return call
-
-for name in ("rename", "mkdir"):
-    setattr(os, name, deadly(getattr(os, name)))
-site = getattr(restorable, sys.argv[3])(site)
+die_at(int(sys.argv[2]), "rename", "mkdir")
+site = getattr(restorable, sys.argv[3])(sys.argv[1])
 report = restore_guest(site, "blackdance", clock=restorable.Clock())
 print(report.evidence)
 """
@@ -48,18 +37,6 @@ kill -KILL $PPID
 """
 _CHECKOUT = Path(__file__).parents[2]
 _MOST_CALLS = 80
-
-
-def _broken(directory: Path, kind: type[SmallSite]) -> Broken:
-    made = broken_guest(kind(str(directory / "site")))
-    shutil.copytree(directory / "site", directory / "pristine")
-    return made
-
-
-def _reset(broken: Broken) -> None:
-    site = Path(broken.site.directory)
-    shutil.rmtree(site)
-    shutil.copytree(site.parent / "pristine", site)
 
 
 def _run(broken: Broken, environment: dict[str, str], kill_at: int = 0) -> subprocess.CompletedProcess[str]:
@@ -77,25 +54,25 @@ def _require_ended(broken: Broken, old: dict[str, bytes]) -> None:
     assert broken.seen(ROOT) == broken.bases["root"]
     assert broken.seen(HOME) == broken.bases["home"]
     assert not is_unfinished(broken.guest)
-    assert {name for name in os.listdir(broken.directory) if name != ".lock"} == old.keys()
+    assert broken.names == old.keys()
     # killed while it tidied up, it had done everything, and the second run was one more restore
-    kept = min(Path(broken.site.directory, "evidence").iterdir())
+    kept = broken.evidence[0]
     for name in ("root_cow", "var_cow", "var_fs", "home_cow", "swap_fs"):
         assert (kept / name).read_bytes() == old[name]
 
 
 def test_killed_at_any_move_the_next_restore_ends_it(tmp_path: Path, bare_environment: dict[str, str]) -> None:
-    broken = _broken(tmp_path, SmallerSite)
-    old = broken.files()
+    scene = PutBack(tmp_path)
+    broken, old = scene.broken, scene.old
     resumed = set()
     for kill_at in range(1, _MOST_CALLS):
-        _reset(broken)
+        scene.put_back()
         done = _run(broken, bare_environment, kill_at)
         if done.returncode == 0:
             break
         assert done.returncode == -signal.SIGKILL, done.stderr
         if not is_unfinished(broken.guest) and ".restoring" in os.listdir(broken.directory):
-            assert {name: data for name, data in broken.files().items() if "/" not in name}.keys() == old.keys()
+            assert scene.present.keys() == old.keys()
         resumed.add(restore_guest(broken.site, broken.name).resumed)
         _require_ended(broken, old)
     assert done.returncode == 0
@@ -106,8 +83,8 @@ def test_killed_at_any_move_the_next_restore_ends_it(tmp_path: Path, bare_enviro
 def test_killed_during_a_program_nothing_has_happened(
     program: str, bare_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    broken = _broken(tmp_path, SmallSite)
-    old = broken.files()
+    scene = PutBack(tmp_path, SmallSite)
+    broken, old = scene.broken, scene.old
     stand_in = tmp_path / "bin" / program
     stand_in.parent.mkdir()
     stand_in.write_text(_STAND_IN)
@@ -116,7 +93,7 @@ def test_killed_during_a_program_nothing_has_happened(
     path = f"{stand_in.parent}:{bare_environment['PATH']}"
     done = _run(broken, bare_environment | {"PATH": path})
     assert done.returncode == -signal.SIGKILL
-    assert {name: data for name, data in broken.files().items() if "/" not in name} == old
+    assert scene.present == old
     assert not os.path.exists(f"{broken.site.directory}/evidence")
     assert not restore_guest(broken.site, broken.name).resumed
     _require_ended(broken, old)

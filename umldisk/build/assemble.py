@@ -8,9 +8,10 @@
               ▼
            shares ──▶ scratch trees ──mke2fs -d──▶ disks ──debugfs──▶ disks ──e2fsck──▶ digest, manifest
 
-Each step is a function of the one context, `Assembly`, and happens in the order in which they stand here. Everything
-lies below the target directory, in which only the finished files are left. The largest thing in memory is the tree,
-some 600 bytes a file; contents pass through in pieces.
+Each step is a function of the one context, `Assembly`, and happens in the order in which they stand here; only the
+digest of what the base gave is taken while we wait for the disks. Everything lies below the target directory, in which
+only the finished files are left. The largest thing in memory is the tree, some 600 bytes a file; contents pass through
+in pieces.
 
 Nothing on the disks depends on the day, the machine or the builder. Their latest time is SOURCE_DATE_EPOCH; without it
 it is the newest in the base up to 2038, and that is also the time of every file that we add.
@@ -25,6 +26,7 @@ from typing import Any
 
 from umldisk import __version__
 from umldisk.build import manifest
+from umldisk.build.aside import Aside
 from umldisk.build.bases.base import Base, Origin
 from umldisk.build.crew import DiskPlan, clear, make_disks, weight_of
 from umldisk.build.disks import PACKAGE, Workshop
@@ -59,6 +61,7 @@ class Assembly:
     progress: Progress = SILENT
     tree: Tree = field(default_factory=dict)
     time_ns: int = 0
+    given_sha256: str = ""
 
     @property
     def scratch(self) -> str:
@@ -83,7 +86,8 @@ def assemble(assembly: Assembly, base: Base) -> Assembled:
     """
     _make_scratch(assembly.scratch)
     pool = Pool(os.path.join(assembly.scratch, "pool"), most_bytes=_room_bytes(assembly.guest))
-    tree_sha256 = _read_base(assembly, base, pool)
+    _read_base(assembly, base, pool)
+    given = dict(assembly.tree)
     facts = _add_guest_files(assembly, pool)
     shares = split(assembly.tree, assembly.guest.drives, mtime_ns=assembly.time_ns)
     workshop = Workshop.open(assembly.scratch, time_ns=assembly.time_ns)
@@ -91,8 +95,11 @@ def assemble(assembly: Assembly, base: Base) -> Assembled:
         require_writable(drive, share)
         require_fit(assembly.guest.name, drive, share, workshop)
     _lay_out(assembly, shares)
-    digests = _make_disks(assembly, shares, workshop)
-    about = manifest.describe_origin(base.origin, tree_sha256)
+    with Aside() as aside:
+        aside.do(_digest_given, assembly, given)
+        digests = _make_disks(assembly, shares, workshop)
+        aside.wait()
+    about = manifest.describe_origin(base.origin, assembly.given_sha256)
     _write_manifest(assembly, shares, about, digests, facts.init)
     clear(assembly.scratch)
     return Assembled(base.origin, digests, _remarks(facts))
@@ -110,13 +117,16 @@ def _make_scratch(path: str) -> None:
         raise from_os_error(error, "create a scratch directory", path) from error
 
 
-def _read_base(assembly: Assembly, base: Base, pool: Pool) -> str:
-    """Fill tree and pool from the base; return the digest of all that it gave."""
+def _read_base(assembly: Assembly, base: Base, pool: Pool) -> None:
+    """Fill tree and pool from the base."""
     with assembly.progress.task("reading the base") as task:
         entries = limit_times(_counted(base.entries(), task), assembly.latest_ns)
         plant(assembly.tree, pool.take(entries))
     assembly.time_ns = assembly.latest_ns if assembly.latest_ns is not None else _newest_ns(assembly.tree)
-    return manifest.tree_digest(assembly.tree)
+
+
+def _digest_given(assembly: Assembly, given: Tree) -> None:
+    assembly.given_sha256 = manifest.tree_digest(given)
 
 
 def _counted(entries: Iterator[Entry | HardLink], task: Task) -> Iterator[Entry | HardLink]:

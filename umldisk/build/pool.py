@@ -94,17 +94,20 @@ class Pool:
 
 def _write(fd: int, contents: Contents, counter: _PageCounter) -> tuple[int, bytes]:
     """Write to an empty file; return how many pages hold something, and the digest of all."""
-    before = counter.begin()
+    before, end = counter.begin(), 0
 
     def written() -> Iterator[tuple[int, bytes]]:
+        nonlocal end
         for offset, data in contents.pieces():
             for start, stop in transfer.nonzero_spans(data, len(data)):
+                end = offset + stop
                 transfer.write_all(fd, offset + start, memoryview(data)[start:stop])
-                counter.count(offset + start, offset + stop)
+                counter.count(offset + start, end)
             yield offset, data
 
     digest = contents_sha256(written(), contents.size_bytes)
-    os.ftruncate(fd, contents.size_bytes)
+    if end < contents.size_bytes:  # to the same length, too, ext4 would truncate with a transaction
+        os.ftruncate(fd, contents.size_bytes)
     return counter.pages - before, digest
 
 

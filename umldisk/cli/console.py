@@ -14,7 +14,8 @@ from umldisk.cli.sites import current_site
 from umldisk.errors import UsageError
 
 if TYPE_CHECKING:
-    from umldisk.ops.consoling import ConsoleReport, Socket
+    from umldisk.guest.mconsole.address import Address
+    from umldisk.ops.consoling import ConsoleReport
 
 _HELP = """Send COMMAND to the management console of GUEST's kernel and print the answer.
 
@@ -88,14 +89,15 @@ def console(
     show(ask(target, " ".join(command), raw=raw, timeout_seconds=timeout_seconds, guest=guest, cut_off=show))
 
 
-def _target(context: click.Context, guest: str | None, uml_dir: str | None, socket_path: str | None) -> Socket:
-    from umldisk.ops.consoling import Socket, socket_of_guest, socket_of_umid
+def _target(context: click.Context, guest: str | None, uml_dir: str | None, socket_path: str | None) -> Address:
+    from umldisk.guest.mconsole.address import Address
+    from umldisk.ops.consoling import address_of_guest, address_of_umid
 
     if guest is None:
         if uml_dir is not None:
             raise UsageError("--socket and --uml-dir exclude each other")
-        return Socket(socket_path or "")
-    return socket_of_guest(current_site(context), guest) if uml_dir is None else socket_of_umid(uml_dir, guest)
+        return Address(socket_path or "")
+    return address_of_guest(current_site(context), guest) if uml_dir is None else address_of_umid(uml_dir, guest)
 
 
 def _lines(report: ConsoleReport) -> Iterator[str]:

@@ -31,7 +31,7 @@ Examples:
 \b
 Exit codes:
    0  it runs; with --foreground: it ran, and shut down by itself
-   1  with --foreground: the guest was killed, or its kernel failed
+   1  with --foreground: the guest was killed, its kernel failed, or nobody records its console any more
    2  there is no such drive, or the arguments make no sense
   65  a disk is damaged, or COW and backing file do not belong together; umldisk.toml is wrong
   66  there is no such guest, or the kernel or bubblewrap is not installed
@@ -75,9 +75,9 @@ def start(
     from umldisk.cli.terminal import attached
     from umldisk.guest.attaching import transcript_end
 
-    offset = transcript_end(site.run_directory(guest))
+    since = transcript_end(site.run_directory(guest))
     presenter.show(start_guest(site, guest, options, progress=presenter.progress), _lines)
-    context.exit(attached(site, guest, offset=offset))
+    context.exit(attached(site, guest, since=since))
 
 
 def _lines(report: StartReport) -> Iterator[str]:

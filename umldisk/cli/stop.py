@@ -14,7 +14,7 @@ from umldisk.cli.sites import current_site
 from umldisk.errors import UmldiskError
 
 if TYPE_CHECKING:
-    from umldisk.guest.stopping import Rung, Tried
+    from umldisk.guest.ladder import Rung, Tried
     from umldisk.ops.running.stopping import StopReport
 
 _HELP = """End each GUEST, as gently as it lets us, and leave its disks synced and unlocked.
@@ -97,7 +97,7 @@ def stop(
     presenter: Presenter,
 ) -> None:
     """Stop one after the other, present, fail as the first that failed."""
-    from umldisk.guest.stopping import Ladder, Rung
+    from umldisk.guest.ladder import Ladder, Rung
     from umldisk.ops.running.stopping import stop_guest
 
     ladder = Ladder.of(first=Rung(first), timeouts_seconds={Rung(rung): seconds for rung, seconds in timeouts})
@@ -139,7 +139,7 @@ def _guest_lines(report: StopReport) -> Iterator[str]:
 
 
 def _ways() -> dict[Rung, str]:
-    from umldisk.guest.stopping import Rung
+    from umldisk.guest.ladder import Rung
 
     return {Rung.CAD: "ctrl-alt-del", Rung.HALT: "halt", Rung.TERM: "SIGTERM", Rung.KILL: "SIGKILL"}
 

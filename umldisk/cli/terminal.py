@@ -14,13 +14,15 @@ from umldisk.cli.output import note
 
 if TYPE_CHECKING:
     from umldisk.config.site import Site
+    from umldisk.guest.attaching import Place
 
 
-def attached(site: Site, name: str, *, offset: int) -> int:
+def attached(site: Site, name: str, *, since: Place) -> int:
     """Let the terminal be the guest's console until the guest ends or the user leaves; return an exit code.
 
-    It is 0 when the guest shut down by itself or goes on without us, else 1. The transcript is shown from `offset` on.
-    What interrupts us stops the guest first; Ctrl-C is no interruption where it is a key for the guest.
+    It is 0 when the guest shut down by itself or the user left it, else 1. The transcript is shown from `since` on.
+    What interrupts us stops the guest first; Ctrl-C is no interruption where it is a key for the guest. A screen that
+    cannot be written any more raises OSError, and the guest goes on.
     """
     from umldisk.guest.attaching import Attachment
     from umldisk.guest.state import read_end, read_state
@@ -28,22 +30,38 @@ def attached(site: Site, name: str, *, offset: int) -> int:
     directory = site.run_directory(name)
     state = read_state(directory)
     assert state is not None
-    with Attachment(directory, state, offset=offset) as attachment, _raw_keyboard() as keyboard:
+    goes_on = f"{name} goes on; umldisk stop {name} ends it"
+    with Attachment(directory, state, since=since) as attachment, _raw_keyboard() as keyboard:
         try:
-            ended = attachment.relay(keyboard, sys.stdout.fileno())
+            unrecorded = attachment.relay(keyboard, _screen())
+        except OSError:
+            with contextlib.suppress(OSError):
+                note(goes_on)
+            raise
         except KeyboardInterrupt:
             from umldisk.ops.running.stopping import stop_guest
 
             stop_guest(site, name)
             raise
-    if not ended:
-        note(f"{name} goes on; umldisk stop {name} ends it")
+    if not unrecorded:
+        note(goes_on)
         return 0
+    if state.is_alive():
+        note(f"nobody records the console of {name} any more; {goes_on}")
+        return 1
     end = read_end(directory)
     if end is None or end.status:
         note(f"{name} ended with status {end.status if end else 'unknown'}")
         return 1
     return 0
+
+
+def _screen() -> int:
+    """Return where the console goes: behind what was said before, or nowhere when stdout is closed."""
+    if sys.stdout is None:
+        return 1  # which is /dev/null then
+    sys.stdout.flush()
+    return sys.stdout.fileno()
 
 
 @contextlib.contextmanager
@@ -63,4 +81,5 @@ def _raw_keyboard() -> Iterator[int | None]:
         note("the console of the guest; ^] leaves it\r")
         yield fd
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        with contextlib.suppress(termios.error):  # a terminal that hung up
+            termios.tcsetattr(fd, termios.TCSADRAIN, before)

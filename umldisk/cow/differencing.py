@@ -16,6 +16,7 @@ is no such COW file, and it is refused before anything is written.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -29,9 +30,9 @@ from umldisk.cow.journal import refuse_unfinished_merge
 from umldisk.cow.layers import CowLayer, Layer, RawLayer
 from umldisk.cow.merging import stack_of
 from umldisk.cow.output import held_output
-from umldisk.cow.writing import copy_up
+from umldisk.cow.writing import ByteRange, copy_up
 from umldisk.errors import DataError
-from umldisk.progress import SILENT, Progress
+from umldisk.progress import SILENT, Progress, Task
 from umldisk.system import files, locks
 from umldisk.system.transfer import PAGE_BYTES
 
@@ -75,34 +76,58 @@ def difference(  # noqa: PLR0913
     end differs where the dialect has no bits.
     """
     with ExitStack() as resources:
-        below = RawLayer(resources.enter_context(open_backing(base, cow=cow)))
-        above = _open_image(image, resources)
-        files.refuse_same_file(cow, *(layer.disk for layer in stack_of(above)))
-        _check_sizes(below, above)
-        header = new_header(dialect, below.disk, where=os.fspath(cow))
-        _check_tail(below, above, header)
-        grain_bytes = header.sector_bytes if by_sector else PAGE_BYTES
-        task = resources.enter_context(progress.task("compare", below.size_bytes))
-        comparer = Comparer(below, above, task=task, grain_bytes=grain_bytes)
-        ranges = comparer.differing(0, header.geometry.mapped_bytes)
-        tally = Tally()
+        pair = _open_pair(base, image, os.fspath(cow), dialect, resources)
+        task = resources.enter_context(progress.task("compare", pair.below.size_bytes))
+        ranges, tally = pair.differing(task, by_sector=by_sector), Tally()
         if dry_run:
             with held_output(cow, replace=replace):
                 tally.exhaust(ranges)
         else:
-            with new_cow(cow, header, replace=replace, sync=sync) as stage:
-                layer = CowLayer(stage, header, below)
-                copy_up(layer, tally.count(ranges), above.read_into, sync=False)
+            with new_cow(cow, pair.header, replace=replace, sync=sync) as stage:
+                layer = CowLayer(stage, pair.header, pair.below)
+                copy_up(layer, tally.count(ranges), pair.above.read_into, sync=False)
+        return pair.report(os.fspath(cow), tally, dry_run=dry_run)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two disks of one size, and the header of the COW file that leads from the one to the other."""
+
+    below: RawLayer
+    above: Layer
+    header: CowHeader
+
+    def differing(self, task: Task, *, by_sector: bool) -> Iterator[ByteRange]:
+        """Yield where the two differ, in whole pages or sectors."""
+        grain_bytes = self.header.sector_bytes if by_sector else PAGE_BYTES
+        comparer = Comparer(self.below, self.above, task=task, grain_bytes=grain_bytes)
+        return comparer.differing(0, self.header.geometry.mapped_bytes)
+
+    def report(self, cow: str, tally: Tally, *, dry_run: bool) -> DifferenceReport:
+        """Say what was made, or would be."""
         return DifferenceReport(
-            base=below.disk.path,
-            image=above.disk.path,
-            cow=os.fspath(cow),
-            size_bytes=below.size_bytes,
+            base=self.below.disk.path,
+            image=self.above.disk.path,
+            cow=cow,
+            size_bytes=self.below.size_bytes,
             changed_bytes=tally.bytes,
             runs=tally.ranges,
-            dialect=dialect,
+            dialect=self.header.dialect,
             dry_run=dry_run,
         )
+
+
+def _open_pair(
+    base: str | os.PathLike[str], image: str | os.PathLike[str], cow: str, dialect: Dialect, resources: ExitStack
+) -> _Pair:
+    """Open and read-lock both disks, if there can be a COW file of this dialect between them."""
+    below = RawLayer(resources.enter_context(open_backing(base, cow=cow)))
+    above = _open_image(image, resources)
+    files.refuse_same_file(cow, *(layer.disk for layer in stack_of(above)))
+    _check_sizes(below, above)
+    header = new_header(dialect, below.disk, where=cow)
+    _check_tail(below, above, header)
+    return _Pair(below, above, header)
 
 
 def _open_image(path: str | os.PathLike[str], resources: ExitStack) -> Layer:

@@ -98,26 +98,10 @@ def merge_into_backing(
     writing = not options.dry_run
     access = replace(access or Access(), change_cow=writing, change_backing=writing)
     with CowFile.open(cow, access=access) as source, ExitStack() as resources:
-        backing = _target_of(source)
-        merge = _Merge(source, backing, options, progress)
+        merge = _Merge(source, _target_of(source), options, progress)
         others = merge.prepare(resources)
-        if options.dry_run or (merge.pending is None and merge.is_empty()):
-            totals = measure(merge.segments())
-            mtime = backing.mtime_seconds
-        else:
-            totals, mtime = merge.carry_out(others)
-        return InPlaceReport(
-            cow=source.path,
-            backing=backing.path,
-            size_bytes=source.size_bytes,
-            totals=totals,
-            reset=options.reset,
-            resumed=merge.pending is not None,
-            siblings=tuple(other.disk.path for other in others),
-            verified=options.verify and not options.dry_run,
-            dry_run=options.dry_run,
-            mtime=mtime,
-        )
+        totals, mtime = merge.carry_out(others) if merge.has_work() else merge.measured()
+        return merge.report(others, totals, mtime)
 
 
 def _target_of(source: CowFile) -> DiskFile:
@@ -153,9 +137,29 @@ class _Merge:
         """The plan."""
         return coalesce(self._source.layer.changed())
 
-    def is_empty(self) -> bool:
-        """Whether there is nothing to merge."""
-        return next(self.segments(), None) is None
+    def has_work(self) -> bool:
+        """Whether anything is to be written: there are changes, or something was begun, and this is no dry run."""
+        return not self._options.dry_run and (self.pending is not None or next(self.segments(), None) is not None)
+
+    def measured(self) -> tuple[Totals, int]:
+        """Return what would be moved, and the backing file's mtime as it is."""
+        return measure(self.segments()), self._backing.mtime_seconds
+
+    def report(self, others: list[CowLayer], totals: Totals, mtime: int) -> InPlaceReport:
+        """Say what was done, or would be."""
+        options = self._options
+        return InPlaceReport(
+            cow=self._source.path,
+            backing=self._backing.path,
+            size_bytes=self._source.size_bytes,
+            totals=totals,
+            reset=options.reset,
+            resumed=self.pending is not None,
+            siblings=tuple(other.disk.path for other in others),
+            verified=options.verify and not options.dry_run,
+            dry_run=options.dry_run,
+            mtime=mtime,
+        )
 
     def prepare(self, resources: ExitStack) -> list[CowLayer]:
         """Find the siblings and open those that are to be kept; an interrupted merge has named them already."""

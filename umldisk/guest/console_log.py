@@ -8,7 +8,9 @@ it later; it never stops whoever writes it, for then the guest's console would s
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 from umldisk.errors import StorageError, UmldiskError
@@ -20,6 +22,9 @@ from umldisk.system.transfer import write_all
 LOG_BYTES = 1 << 20
 FILES = 4
 _MODE = 0o600
+_NEW = f"{CONSOLE_LOG}.new"
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""ECMA-48, select graphic rendition."""
 
 
 class ConsoleLog:
@@ -47,7 +52,9 @@ class ConsoleLog:
         self._file.close()
 
     def _write_some(self, view: memoryview) -> int:
-        if self._file.size_bytes >= self._log_bytes:
+        with explained("look at", self._file.path):
+            is_full = self._file.size_bytes >= self._log_bytes
+        if is_full:
             self._rotate()
         if self._lost_bytes:
             self._append(f"\n[{self._lost_bytes} bytes of the console were lost]\n".encode())
@@ -61,21 +68,26 @@ class ConsoleLog:
             write_all(self._file.fd, self._file.size_bytes, data)
 
     def _rotate(self) -> None:
-        with open_directory(self._directory) as directory:
+        """Begin a new file; it is made first, so that nothing is moved when there is no room for it."""
+        with contextlib.ExitStack() as unless_moved, open_directory(self._directory) as directory:
+            new = unless_moved.enter_context(self._open(_NEW))
             present = set(directory.names())
             for number in range(self._files - 1, 0, -1):
-                if _name(number - 1) in present:
-                    directory.move(_name(number - 1), directory, _name(number))
-        self._file.close()
-        self._file = self._open()
+                if log_name(number - 1) in present:
+                    directory.move(log_name(number - 1), directory, log_name(number))
+            directory.move(_NEW, directory, CONSOLE_LOG)
+            self._file.close()
+            self._file = new
+            unless_moved.pop_all()
 
-    def _open(self) -> DiskFile:
-        path = os.path.join(self._directory, CONSOLE_LOG)
+    def _open(self, name: str = CONSOLE_LOG) -> DiskFile:
+        path = os.path.join(self._directory, name)
         with explained("open", path):
             return DiskFile(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE))
 
 
-def _name(number: int) -> str:
+def log_name(number: int) -> str:
+    """Return the name of the newest file of the transcript, which is number 0, or of an older one."""
     return f"{CONSOLE_LOG}.{number}" if number else CONSOLE_LOG
 
 
@@ -94,7 +106,10 @@ class MarkerWatch:
 
 
 def last_lines(directory: str, *, most: int = 8, since_bytes: int = 8192) -> list[str]:
-    """Return the last lines of the transcript, without what only colours them; none when there is no transcript."""
+    """Return the last lines of the transcript, without what only colours them; none when there is no transcript.
+
+    They may hold any other control character.
+    """
     path = os.path.join(directory, CONSOLE_LOG)
     try:
         with open(path, "rb") as file:
@@ -108,6 +123,6 @@ def last_lines(directory: str, *, most: int = 8, since_bytes: int = 8192) -> lis
 
 
 def _nonblank(text: str) -> Iterator[str]:
-    for line in text.replace("\r", "").splitlines():
+    for line in _COLOURS.sub("", text).replace("\r", "").splitlines():
         if line.strip():
             yield line.rstrip()

@@ -87,7 +87,13 @@ def _handed_over(plan: RunPlan, claim: Claim) -> bytes:
         child.write(plan.build(lock_fd=claim.lock.fd))
         child.close_stdin()
         return b"".join(iter(lambda: child.read(_MOST_ANSWER_BYTES, timeout_seconds=_ANSWER_SECONDS), b""))
-    except OSError as error:  # a TimeoutError, too
+    except TimeoutError as error:  # it is not killed, because a kernel may run already that only it knows
+        raise StorageError(
+            "the supervisor of the guest does not answer",
+            where=plan.guest,
+            hint=f"see what comes of it: umldisk status {plan.guest}; or end PID {child.pid}",
+        ) from error
+    except OSError as error:
         child.kill()
         raise StorageError("the supervisor of the guest did not start", where=plan.guest) from error
     finally:

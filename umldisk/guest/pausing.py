@@ -33,13 +33,14 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from umldisk.errors import BusyError, StorageError, UmldiskError
+from umldisk.guest.mconsole.address import Address, mconsole_of
 from umldisk.guest.mconsole.client import Refused
 from umldisk.guest.state import RunState
 from umldisk.guest.watchdog import ARMED, DONE, GO, STOOD_BY, THAW, Orders
 from umldisk.system.process import PIPE, Child, launch
+from umldisk.system.process_status import status_of
 
 _MODULE = "umldisk.guest.watchdog"
-_ANSWER_SECONDS = 5.0
 _ARMING_SECONDS = 30.0
 _GRACE_SECONDS = 1.0
 """How much later than we ourselves the watchdog finds that it takes too long."""
@@ -73,7 +74,7 @@ class Freezer(Protocol):
 def orders_for(run: RunState, *, limit_seconds: float, freezes: bool) -> Orders:
     """Return the orders for a watchdog over a guest."""
     commands = (GO, THAW) if freezes else (GO,)
-    return Orders(run.mconsole_path, run.socket_directory, run.uid, limit_seconds, commands)
+    return Orders(Address.of(run), limit_seconds, commands)
 
 
 class Watchdog:
@@ -91,6 +92,7 @@ class Watchdog:
     @classmethod
     def arm(cls, orders: Orders) -> Watchdog:
         """Start one; returns when it stands by. Raises StorageError when it does not."""
+        where = orders.address.socket_path
         child = launch([sys.executable, "-P", "-m", _MODULE], stdin=PIPE, stdout=PIPE)
         try:
             child.write(orders.build())
@@ -104,8 +106,8 @@ class Watchdog:
         if said != ARMED:
             child.kill()
             child.let_go()
-            raise StorageError("the watchdog did not start: the guest is not paused", where=orders.socket_path)
-        return cls(child, orders.socket_path)
+            raise StorageError("the watchdog did not start: the guest is not paused", where=where)
+        return cls(child, where)
 
     def require_standing(self) -> None:
         """Raise StorageError when it is gone."""
@@ -251,7 +253,7 @@ def held(run: RunState, *, limit_seconds: float, freezes: bool = False) -> Hold:
     """
     orders = orders_for(run, limit_seconds=limit_seconds + _GRACE_SECONDS, freezes=freezes)
     return Hold(
-        orders.console(timeout_seconds=_ANSWER_SECONDS),
+        mconsole_of(run),
         Watchdog.arm(orders),
         where=run.guest,
         limit_seconds=limit_seconds,
@@ -283,9 +285,9 @@ def wait_until_drained(pids: Sequence[int], fds: Sequence[int], check: Callable[
     before: list[_Look] = []
     quiet = 0
     while True:
-        states = [state for pid in pids if (state := _state(pid)) is not None]
+        states = _states(pids)
         now = [_Look.at(fd) for fd in fds]
-        is_quiet = now == before and not {"R", "D"} & set(states)
+        is_quiet = now == before and not {"R", "D"} & states
         quiet = quiet + 1 if is_quiet else 0
         if quiet >= (_LOOKS if states else _LOOKS_UNSEEN):
             return
@@ -294,8 +296,11 @@ def wait_until_drained(pids: Sequence[int], fds: Sequence[int], check: Callable[
         time.sleep(_LOOK_SECONDS)
 
 
-def _state(pid: int) -> str | None:
-    """Return the letter for what a process does (proc_pid_stat(5)), None when it is gone or hidden."""
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
-        return file.read().rpartition(b") ")[2][:1].decode("ascii")
-    return None
+def _states(pids: Sequence[int]) -> set[str]:
+    """Return the letters for what processes do, without those that are gone or cannot be seen."""
+    states = set()
+    for pid in pids:
+        with contextlib.suppress(StorageError):
+            if (status := status_of(pid)) is not None:
+                states.add(status.state)
+    return states

@@ -10,6 +10,7 @@ longer, a directory of a short name takes its place: below /run for root, below 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -54,15 +55,25 @@ def claim(run_directory: str) -> Claim:
     with explained("open", path):
         os.chmod(run_directory, _PASSED)
         lock = DiskFile(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-    if locks.try_lock(lock.fd, exclusive=True):
-        return Claim(run_directory, lock)
-    lock.close()
+    with contextlib.ExitStack() as unless_claimed:
+        unless_claimed.enter_context(lock)
+        with explained("lock", path):
+            is_claimed = locks.try_lock(lock.fd, exclusive=True)
+            other = None if is_claimed else locks.holder(lock.fd)
+        if is_claimed:
+            unless_claimed.pop_all()
+            return Claim(run_directory, lock)
+    raise _claimed_already(run_directory, other)
+
+
+def _claimed_already(run_directory: str, other: locks.Holder | None) -> BusyError:
     state = read_state(run_directory)
     alive = state if state is not None and state.is_alive() else None
-    raise BusyError(
+    pid = alive.kernel.pid if alive else other.pid if other else None
+    return BusyError(
         "the guest runs already" if alive else "the guest is being started or stopped",
         where=os.path.basename(run_directory),
-        pid=alive.kernel.pid if alive else None,
+        pid=pid,
         umid=alive.umid if alive else None,
         hint="umldisk stop ends it" if alive else None,
     )

@@ -5,7 +5,8 @@
              the kernel's end ──▶ what is left of it killed, disks synced, throw-away files removed ──▶ exit.json
 
 Invariants. The kernel never waits for us: it holds its FIFOs open itself. exit.json is written last, so that whoever
-sees it may use the disks. Signals that end a session do not end us; the end of the kernel does.
+sees it may use the disks. Signals that end a session do not end us, nor does the end of whoever started us; the end of
+the kernel does. A kernel that cannot be made known in state.json is ended: nobody could stop it.
 
 UML's flush does nothing (arch/um/drivers/ubd_kern.c of 6.1): what a guest has synced is in the host's page cache. So
 the disks are synced here when their guest has ended.
@@ -13,6 +14,7 @@ the disks are synced here when their guest has ended.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -22,22 +24,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import NoReturn
 
 from umldisk.errors import StorageError, UmldiskError
 from umldisk.guest import rundir
+from umldisk.guest.aftermath import put_away, sweep
 from umldisk.guest.commandline import AGENT_IN_FD, AGENT_OUT_FD, INFO_FD, LOCK_FD
 from umldisk.guest.console_log import ConsoleLog, MarkerWatch, last_lines
 from umldisk.guest.launching import STARTED, RunPlan, parse_plan
 from umldisk.guest.state import EXIT, RunEnd, RunState, write_ready, write_state
-from umldisk.guest.stopping import put_away, sweep
 from umldisk.system.pids import ProcessId, end_all, session_members
 from umldisk.system.process import Child, launch
 from umldisk.system.staging import write_file
 from umldisk.system.swapping import explained
 
 _PIECE_BYTES = 1 << 16
-_KILL_SECONDS = 10.0
+_KILL_SECONDS, _INFO_SECONDS = 10.0, 40.0
+_MOST_INFO_BYTES = 1 << 12
+_MOST_LEFT_BYTES = 1 << 20
+"""What a FIFO can hold: more than that was written after the end, by whoever outlived it."""
 _SIGNALLED = 128
 """What bubblewrap, like a shell, adds to the number of the signal that ended its program."""
 
@@ -47,13 +51,14 @@ def main() -> None:
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)  # a handler, since the kernel would inherit that they are ignored
     plan, lock_fd = parse_plan(sys.stdin.buffer.readline())
+    os.chdir("/")  # else the file system that start was called on could not be unmounted
     try:
         running = _start(plan, lock_fd)
         state = running.introduce()
     except UmldiskError as error:
-        os.write(1, error.line().encode(errors="replace"))
+        _say(error.line().encode(errors="replace"))
         return
-    os.write(1, STARTED)
+    _say(STARTED)
     with open(os.devnull, "r+b") as nothing:
         for stream in (0, 1, 2):
             os.dup2(nothing.fileno(), stream)
@@ -61,32 +66,39 @@ def main() -> None:
     running.settle(state)
 
 
+def _say(words: bytes) -> None:
+    """Answer start, which may have been killed meanwhile: that is no reason to leave a guest alone."""
+    with contextlib.suppress(OSError):
+        os.write(1, words)
+
+
 def _start(plan: RunPlan, lock_fd: int) -> _Running:
     """Start the kernel; raises StorageError when its program cannot be run."""
+    _place(lock_fd, LOCK_FD)  # first, before another file gets its number
     reader = _open_fifo(plan, rundir.CONSOLE_OUT, os.O_RDONLY | os.O_NONBLOCK)
     log = ConsoleLog(plan.run_directory)
-    info_reader, info_writer = os.pipe()
-    _place(lock_fd, LOCK_FD)
+    with explained("make", "a pipe"):
+        info_reader, info_writer = os.pipe()
     _place(info_writer, INFO_FD)
     _place(_open_fifo(plan, rundir.AGENT_IN, os.O_RDWR), AGENT_IN_FD)
     _place(_open_fifo(plan, rundir.AGENT_OUT, os.O_RDWR), AGENT_OUT_FD)
     console_in = _open_fifo(plan, rundir.CONSOLE_IN, os.O_RDWR)
     console_out = _open_fifo(plan, rundir.CONSOLE_OUT, os.O_RDWR)
+    agent = (AGENT_IN_FD, AGENT_OUT_FD) if plan.has_agent else ()
     child = launch(
         plan.argv,
         stdin=console_in,
         stdout=console_out,
         stderr=console_out,
-        pass_fds=(LOCK_FD, INFO_FD, AGENT_IN_FD, AGENT_OUT_FD),
+        pass_fds=(LOCK_FD, *agent, *((INFO_FD,) if plan.jailed else ())),
         environment=plan.environment,
         user=(plan.uid, plan.gid, plan.groups) if os.geteuid() == 0 else None,
         cwd="/",
     )
-    leader = ProcessId.of(child.pid)  # now, for a session's number is only known as long as its leader is
     for fd in (console_in, console_out, INFO_FD, AGENT_IN_FD, AGENT_OUT_FD):
         os.close(fd)
     watch = MarkerWatch(plan.marker.encode()) if plan.marker else None
-    return _Running(plan, child, leader, info_reader, reader, log, watch)
+    return _Running(plan, child, info_reader, reader, log, watch)
 
 
 def _open_fifo(plan: RunPlan, name: str, flags: int) -> int:
@@ -97,70 +109,91 @@ def _open_fifo(plan: RunPlan, name: str, flags: int) -> int:
 
 def _place(fd: int, number: int) -> None:
     """Put an open file under the number that the kernel's arguments name."""
+    if fd == number:
+        os.set_inheritable(fd, True)
+        return
     os.dup2(fd, number, inheritable=True)
     os.close(fd)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Running:
     """A kernel that runs, and where its console goes."""
 
     plan: RunPlan
     child: Child
-    leader: ProcessId | None
     info_reader: int
     reader: int
     log: ConsoleLog
     watch: MarkerWatch | None
 
     def introduce(self) -> RunState:
-        """Write state.json; raises StorageError with the kernel's last words when it ended before it was known."""
-        with os.fdopen(self.info_reader, "rb") as info:
-            said = info.read() if self.plan.jailed else b""
-        leader, kernel, supervisor = self.leader, self._kernel(said), ProcessId.of(os.getpid())
-        if leader is None or kernel is None or supervisor is None:
-            self._give_up()
-        state = RunState(
-            guest=self.plan.guest,
-            umid=self.plan.guest,
-            socket_directory=self.plan.socket_directory,
+        """Write state.json.
+
+        Raises StorageError with the kernel's last words when it ended before it was known; it is ended when it cannot
+        be made known.
+        """
+        kernel = leader = None
+        try:
+            leader = ProcessId.of(self.child.pid)
+            kernel = self._kernel() if self.plan.jailed else leader
+            supervisor = ProcessId.of(os.getpid())
+            if leader is None or kernel is None or supervisor is None:
+                raise StorageError(self._last_words())
+            state = self._state(leader, kernel, supervisor)
+            write_state(self.plan.run_directory, state)
+        except UmldiskError:
+            self._end_all(kernel, leader)
+            raise
+        finally:
+            os.close(self.info_reader)
+        return state
+
+    def _state(self, leader: ProcessId, kernel: ProcessId, supervisor: ProcessId) -> RunState:
+        plan = self.plan
+        return RunState(
+            guest=plan.guest,
+            umid=plan.guest,
+            socket_directory=plan.socket_directory,
             leader=leader,
             kernel=kernel,
             supervisor=supervisor,
-            started_at=self.plan.started_at,
-            uid=self.plan.uid,
-            jailed=self.plan.jailed,
-            memory_bytes=self.plan.memory_bytes,
-            has_agent=self.plan.has_agent,
-            waits_for="marker" if self.plan.marker else "mconsole",
-            argv=self.plan.argv,
-            disks=self.plan.disks,
+            started_at=plan.started_at,
+            uid=plan.uid,
+            jailed=plan.jailed,
+            memory_bytes=plan.memory_bytes,
+            has_agent=plan.has_agent,
+            waits_for="marker" if plan.marker else "mconsole",
+            argv=plan.argv,
+            disks=plan.disks,
         )
-        try:
-            write_state(self.plan.run_directory, state)
-        except UmldiskError:
-            self._end_all()
-            raise
-        return state
 
-    def _kernel(self, info: bytes) -> ProcessId | None:
-        """Return the process whose end is the end of the guest: in a jail, the init that bubblewrap told of."""
-        if not self.plan.jailed:
-            return self.leader
+    def _kernel(self) -> ProcessId | None:
+        """Return the process whose end is the end of the guest: in a jail, the init that bubblewrap tells of."""
+        said = b""
+        with contextlib.suppress(OSError):
+            while select.select([self.info_reader], [], [], _INFO_SECONDS)[0]:
+                piece = os.read(self.info_reader, _MOST_INFO_BYTES)
+                if not piece:
+                    break
+                said += piece
         try:
-            return ProcessId.of(int(json.loads(info)["child-pid"]))
+            return ProcessId.of(int(json.loads(said)["child-pid"]))
         except (ValueError, KeyError, TypeError):
             return None
 
-    def _give_up(self) -> NoReturn:
-        self._end_all()
+    def _last_words(self) -> str:
+        self.child.status(_KILL_SECONDS)
         self._drain()
         words = last_lines(self.plan.run_directory, most=1)
-        raise StorageError(words[0] if words else "the kernel ended at once and said nothing")
+        return words[0] if words else "the kernel ended at once and said nothing"
 
-    def _end_all(self) -> None:
-        left = session_members(self.leader) if self.leader else []
-        end_all(left, signal.SIGKILL, timeout_seconds=_KILL_SECONDS)
+    def _end_all(self, *leaders: ProcessId | None) -> None:
+        """End the kernel, which in a jail leads a session of its own, and whatever was started with it."""
+        for leader in leaders:
+            if leader is not None:
+                leader.send(signal.SIGKILL)
+                end_all(session_members(leader), signal.SIGKILL, timeout_seconds=_KILL_SECONDS)
 
     # -- while it runs ------------------------------------------------------------------------------------------------
 
@@ -174,7 +207,6 @@ class _Running:
         except ProcessLookupError:
             end = -1
         if end < 0 or not state.is_alive():
-            self._drain()
             return
         poll = select.poll()
         poll.register(self.reader, select.POLLIN)
@@ -186,7 +218,6 @@ class _Running:
             if end in events:
                 break
         os.close(end)
-        self._drain()
 
     def _take(self) -> bool:
         """Move a piece of the console to the transcript; False when there is none."""
@@ -196,19 +227,18 @@ class _Running:
             return True
         self.log.write(piece)
         if self.watch is not None and self.watch.saw(piece):
+            self.watch = None  # once a run: a guest could write nothing but markers
             now = datetime.now(UTC)
             self._attempt(lambda: write_ready(self.plan.run_directory, started_at=self.plan.started_at, ready_at=now))
         return bool(piece)
 
     def _drain(self) -> None:
-        while True:
-            try:
-                piece = os.read(self.reader, _PIECE_BYTES)
-            except BlockingIOError:
-                return
-            if not piece:
-                return
-            self.log.write(piece)
+        """Record what is left in the FIFO."""
+        left_bytes = _MOST_LEFT_BYTES
+        with contextlib.suppress(BlockingIOError):
+            while left_bytes > 0 and (piece := os.read(self.reader, _PIECE_BYTES)):
+                self.log.write(piece)
+                left_bytes -= len(piece)
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
@@ -219,7 +249,6 @@ class _Running:
         status = self.child.status(_KILL_SECONDS)
         self._drain()
         self._attempt(partial(put_away, state))
-        self._attempt(partial(rundir.clear_sockets, self.plan.socket_directory))
         end = RunEnd(self._status(status), datetime.now(UTC), self.plan.started_at)
         self._attempt(partial(write_file, os.path.join(directory, EXIT), end.build(), mode=0o600))
         self.log.close()

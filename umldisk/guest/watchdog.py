@@ -26,6 +26,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from umldisk.errors import NoInputError, UmldiskError
+from umldisk.guest.mconsole.address import Address
 from umldisk.guest.mconsole.client import Mconsole, Refused
 
 GO, THAW = "go", "sysrq j"
@@ -42,9 +43,7 @@ _PATIENCE_SECONDS = 0.1
 class Orders:
     """What a watchdog is told: whom to ask, when to do so unasked, and which commands undo what is going to be done."""
 
-    socket_path: str
-    reply_directory: str
-    owner_uid: int
+    address: Address
     limit_seconds: float
     commands: tuple[str, ...]
 
@@ -56,16 +55,7 @@ class Orders:
     def parse(cls, line: bytes) -> Orders:
         """Read what `build` wrote."""
         row = json.loads(line)
-        return cls(**{**row, "commands": tuple(row["commands"])})
-
-    def console(self, *, timeout_seconds: float = _ANSWER_SECONDS) -> Mconsole:
-        """Return the guest's mconsole."""
-        return Mconsole(
-            self.socket_path,
-            reply_directory=self.reply_directory,
-            timeout_seconds=timeout_seconds,
-            owner_uid=self.owner_uid,
-        )
+        return cls(Address(**row["address"]), row["limit_seconds"], tuple(row["commands"]))
 
 
 def main() -> None:
@@ -76,7 +66,7 @@ def main() -> None:
     if not line.endswith(b"\n"):
         return  # whoever wanted us is gone, and has paused nothing
     orders = Orders.parse(line)
-    console = orders.console()
+    console = orders.address.mconsole(timeout_seconds=_ANSWER_SECONDS)
     _say(ARMED)
     if _is_dismissed(orders.limit_seconds):
         _say(STOOD_BY)

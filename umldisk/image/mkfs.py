@@ -67,13 +67,6 @@ def mke2fs_argv(
 
     The image must read as zeros. To be run in the environment of `environment`.
     """
-    options = [
-        "assume_storage_prezeroed=1",
-        "root_owner=0:0",
-        f"hash_seed={uuid}",
-        "no_copy_xattrs",
-        "nodiscard",
-    ]
     return [
         "mke2fs",
         "-q",
@@ -86,10 +79,15 @@ def mke2fs_argv(
         *("-m", str(reserved_percent)),
         *("-L", label),
         *("-U", str(uuid)),
-        *("-E", ",".join(options)),
+        *("-E", _extended_options(uuid)),
         *(("-d", tree) if tree else ()),
         image,
     ]
+
+
+def _extended_options(hash_seed: uuid.UUID) -> str:
+    options = ["assume_storage_prezeroed=1", "root_owner=0:0", f"hash_seed={hash_seed}", "no_copy_xattrs", "nodiscard"]
+    return ",".join(options)
 
 
 def environment(configuration: str, time_ns: int) -> Mapping[str, str]:

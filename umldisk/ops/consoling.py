@@ -13,19 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from umldisk.errors import NoInputError, UsageError
-from umldisk.guest.mconsole.client import Mconsole, NoAnswerError
+from umldisk.guest.mconsole.address import Address
+from umldisk.guest.mconsole.client import NoAnswerError
 
 if TYPE_CHECKING:
     from umldisk.config.site import Site
-
-
-@dataclass(frozen=True, slots=True)
-class Socket:
-    """A guest's mconsole socket, whose it must be (None: anybody's), and where it finds the sockets for answers."""
-
-    path: str
-    owner_uid: int | None = None
-    reply_directory: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +31,8 @@ class ConsoleReport:
     complete: bool = True
 
 
-def socket_of_guest(site: Site, guest: str) -> Socket:
-    """Return the socket of a guest that umldisk started.
+def address_of_guest(site: Site, guest: str) -> Address:
+    """Return where the mconsole is of a guest that umldisk started.
 
     Raises UsageError when that is no name for a guest, NoInputError when it does not run, DataError and StorageError
     when its run file cannot be read.
@@ -54,18 +46,18 @@ def socket_of_guest(site: Site, guest: str) -> Socket:
             where=guest,
             hint=f"umldisk start {guest}; or name its socket with --uml-dir or --socket",
         )
-    return Socket(state.mconsole_path, state.uid, state.socket_directory)
+    return Address.of(state)
 
 
-def socket_of_umid(uml_dir: str, umid: str) -> Socket:
-    """Return the socket of a guest by its umid; raises UsageError when that is no name."""
+def address_of_umid(uml_dir: str, umid: str) -> Address:
+    """Return where the mconsole is of a guest by its umid; raises UsageError when that is no name."""
     if umid in ("", ".", "..") or "/" in umid:
         raise UsageError("not a umid", expected="a name without a slash", found=umid or '""')
-    return Socket(os.path.join(uml_dir, umid, "mconsole"))
+    return Address(os.path.join(uml_dir, umid, "mconsole"))
 
 
 def ask(
-    target: Socket,
+    target: Address,
     command: str,
     *,
     raw: bool = False,
@@ -77,16 +69,10 @@ def ask(
 
     Raises what `Mconsole.send` raises.
     """
-    console = Mconsole(
-        target.path,
-        reply_directory=target.reply_directory,
-        timeout_seconds=timeout_seconds,
-        owner_uid=target.owner_uid,
-    )
     try:
-        text = console.send(command, raw=raw)
+        text = target.mconsole(timeout_seconds=timeout_seconds).send(command, raw=raw)
     except NoAnswerError as error:
         if error.partial:
-            cut_off(ConsoleReport(guest, target.path, command, error.partial, complete=False))
+            cut_off(ConsoleReport(guest, target.socket_path, command, error.partial, complete=False))
         raise
-    return ConsoleReport(guest, target.path, command, text)
+    return ConsoleReport(guest, target.socket_path, command, text)

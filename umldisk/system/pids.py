@@ -8,9 +8,6 @@ A session holds its leader's id as long as one process of it lives; that id is n
 does not hold: when the leader and all its session are gone, the id may come back, and a daemon that forks away and ends
 leaves a session without a leader of just that number. So a session whose leader is gone proves nothing by itself; its
 members are believed when they hold open a file that only that session was given.
-
-A process is over when all its threads are. One whose first thread has ended while others run looks like one that waits
-to be reaped, but for the number of its threads (fs/proc/array.c, do_task_stat).
 """
 
 from __future__ import annotations
@@ -25,12 +22,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from umldisk.errors import from_os_error
+from umldisk.system.process_status import ProcessStatus, status_of, visible_pids
 
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
-_STATE, _PARENT, _SESSION, _THREADS, _START = 0, 1, 3, 17, 19
-"""Fields of /proc/PID/stat counted from the one behind the name (proc(5))."""
-_INVISIBLE = (FileNotFoundError, ProcessLookupError, PermissionError)
-"""What the files of a process that is gone, or is none of our business (mount option hidepid), are answered with."""
 
 
 @cache
@@ -54,8 +48,8 @@ class ProcessId:
 
         The number of one that just ended may come back as another's any time, so take it from a process that is yours.
         """
-        fields = _stat(pid)
-        return None if fields is None else _living(pid, fields)
+        status = status_of(pid)
+        return None if status is None else _living(pid, status)
 
     def is_alive(self) -> bool:
         """Whether the process still runs; one that only waits to be reaped does not."""
@@ -119,22 +113,20 @@ def session_members(leader: ProcessId, *, holding: str | None = None) -> list[Pr
     When the leader is gone, and not even waits to be reaped, these are only processes that have the file `holding`
     open, none without it: the session may be another one of the same number.
     """
-    fields = _stat(leader.pid)
-    if leader.boot != boot_id() or (fields is not None and int(fields[_START]) != leader.start_ticks):
+    status = status_of(leader.pid)
+    if leader.boot != boot_id() or (status is not None and status.start_ticks != leader.start_ticks):
         return []  # another process has the number, so no member of that session lives
     found = [
-        process
-        for process, fields_of in _processes()
-        if int(fields_of[_SESSION]) == leader.pid and process.start_ticks >= leader.start_ticks
+        process for process, its in _processes() if its.session == leader.pid and its.start_ticks >= leader.start_ticks
     ]
-    if fields is not None and (again := _stat(leader.pid)) is not None and again[_START] == fields[_START]:
+    if status is not None and (again := status_of(leader.pid)) is not None and again.start_ticks == status.start_ticks:
         return found  # the leader was there all the time, so that its number was nobody else's
     return [process for process in found if holding is not None and _holds(process, holding)]
 
 
 def children(parent: ProcessId) -> list[ProcessId]:
     """Return the living processes whose parent is `parent`; none when that is gone."""
-    found = [process for process, fields in _processes() if int(fields[_PARENT]) == parent.pid]
+    found = [process for process, status in _processes() if status.parent == parent.pid]
     return found if parent.is_alive() else []
 
 
@@ -148,19 +140,17 @@ def end_all(processes: Iterable[ProcessId], number: signal.Signals, *, timeout_s
     return not left
 
 
-def _processes() -> Iterator[tuple[ProcessId, list[str]]]:
-    """Yield all living processes that we can see, with the fields that were read in the same moment."""
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and (fields := _stat(int(name))) is not None:
-            process = _living(int(name), fields)
-            if process is not None:
-                yield process, fields
+def _processes() -> Iterator[tuple[ProcessId, ProcessStatus]]:
+    """Yield all living processes that we can see, with what was read of them in the same moment."""
+    for pid in visible_pids():
+        status = status_of(pid)
+        process = None if status is None else _living(pid, status)
+        if status is not None and process is not None:
+            yield process, status
 
 
-def _living(pid: int, fields: list[str]) -> ProcessId | None:
-    if fields[_STATE] == "X" or (fields[_STATE] == "Z" and int(fields[_THREADS]) <= 1):
-        return None
-    return ProcessId(pid, int(fields[_START]), boot_id())
+def _living(pid: int, status: ProcessStatus) -> ProcessId | None:
+    return None if status.is_over else ProcessId(pid, status.start_ticks, boot_id())
 
 
 def _holds(process: ProcessId, path: str) -> bool:
@@ -175,14 +165,3 @@ def _holds(process: ProcessId, path: str) -> bool:
             if os.path.samestat(os.stat(f"/proc/{process.pid}/fd/{name}"), wanted):
                 return process.is_alive()  # looked at last: what was seen was its own
     return False
-
-
-def _stat(pid: int) -> list[str] | None:
-    path = f"/proc/{pid}/stat"
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
-    except _INVISIBLE:
-        return None
-    except OSError as error:  # what cannot be looked at, for want of descriptors, say, must not count as gone
-        raise from_os_error(error, "read", path) from error

@@ -12,17 +12,16 @@ Not counted: program code, which others may share, and what is swapped out.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from umldisk.errors import StorageError
 from umldisk.system.pids import ProcessId, boot_id
+from umldisk.system.process_status import status_of, visible_pids
 
-_STATE, _PARENT, _FLAGS, _THREADS, _START = 0, 1, 6, 17, 19
-"""Fields of /proc/PID/stat counted from the one behind the name (proc(5))."""
-_KERNEL_THREAD = 0x00200000
-"""PF_KTHREAD in the kernel's include/linux/sched.h."""
 _OF_ONE_MEMORY = ("VmPeak", "VmData", "VmStk", "VmExe", "VmLib", "VmPTE")
 
 
@@ -47,22 +46,12 @@ Processes = Mapping[int, Process]
 def all_processes() -> dict[int, Process]:
     """Return the processes that can be seen from here, without those that only wait to be reaped, by their ids."""
     found = {}
-    for name in os.listdir("/proc"):
-        if name.isdecimal() and (process := _look_at(int(name))) is not None:
-            found[process.pid] = process
+    for pid in visible_pids():
+        with contextlib.suppress(StorageError):  # one that cannot be looked at is left out
+            status = status_of(pid)
+            if status is not None and not status.is_over:
+                found[pid] = Process(pid, status.parent, status.start_ticks, status.is_kernel_thread)
     return found
-
-
-def _look_at(pid: int) -> Process | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        parent, flags, threads, start = (int(fields[number]) for number in (_PARENT, _FLAGS, _THREADS, _START))
-    except (OSError, IndexError):
-        return None
-    if fields[_STATE] == b"X" or (fields[_STATE] == b"Z" and threads <= 1):  # a dead leader's threads may live
-        return None
-    return Process(pid, parent, start, bool(flags & _KERNEL_THREAD))
 
 
 def family_of(processes: Processes, eldest: ProcessId) -> list[Process]:

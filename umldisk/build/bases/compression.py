@@ -1,6 +1,6 @@
 """An archive as one stream of bytes, whatever it is packed with and wherever it comes from.
 
-    file, FIFO or stdin ──▶ _Stored ──▶ sha256 of every byte as it is stored
+    file, FIFO or stdin ──▶ _Stored ──▶ sha256 of every byte as it is stored, in a thread beside
                                │
                                └──▶ nothing | gunzip | bunzip2 | unxz | unzstd ──▶ Archive.read, .peek, .skip
 
@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Protocol, Self
 
+from umldisk.build.aside import Aside
 from umldisk.errors import DataError, NoInputError, from_os_error
 
 STDIN = "-"
@@ -77,7 +78,7 @@ class Archive:
     @property
     def sha256(self) -> str | None:
         """The hex digest of the file as it is stored, or None before its end was read."""
-        return self._stored.digest.hexdigest() if self._stored.ended else None
+        return self._stored.sha256() if self._stored.ended else None
 
     def read(self, length: int) -> bytes:
         """Return the next `length` bytes; less only at the end."""
@@ -188,11 +189,12 @@ class _Stored:
 
     def __init__(self, name: str, fd: int) -> None:
         self.name = name
-        self.digest = hashlib.sha256()
         self.position = 0
         self.ended = False
         self._fd = fd
         self._ahead = b""
+        self._digest = hashlib.sha256()
+        self._aside = Aside()
 
     def peek(self, length: int) -> bytes:
         """Return the first bytes of the file; less than `length` only when it has no more."""
@@ -211,7 +213,7 @@ class _Stored:
             data = os.read(self._fd, length)
         except OSError as error:
             raise from_os_error(error, "read", self.name) from error
-        self.digest.update(data)
+        self._aside.do(self._digest.update, data)
         self.ended = not data
         return data
 
@@ -220,7 +222,13 @@ class _Stored:
         while data := self.read(length):
             yield data
 
+    def sha256(self) -> str:
+        """Return the hex digest of all that was read."""
+        self._aside.wait()
+        return self._digest.hexdigest()
+
     def close(self) -> None:
+        self._aside.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

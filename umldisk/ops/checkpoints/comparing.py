@@ -68,10 +68,6 @@ def compare_checkpoints(
     ours, theirs = _index(store, one), _index(store, other)
     found = narrowed(store, ours, theirs, progress=progress) if exact else differing(ours, theirs)
     runs = tuple(DifferingRun(run.start, run.sectors) for run in found)
-    length = max(ours.size_bytes, theirs.size_bytes)
-    differing_bytes = sum(
-        min((run.start + run.sectors) * SECTOR_BYTES, length) - run.start * SECTOR_BYTES for run in runs
-    )
     return ChangesReport(
         guest=guest,
         drive=one.drive,
@@ -80,9 +76,14 @@ def compare_checkpoints(
         left_bytes=ours.size_bytes,
         right_bytes=theirs.size_bytes,
         exact=exact,
-        differing_bytes=differing_bytes,
+        differing_bytes=_length_bytes(runs, max(ours.size_bytes, theirs.size_bytes)),
         runs=runs,
     )
+
+
+def _length_bytes(runs: tuple[DifferingRun, ...], size_bytes: int) -> int:
+    """Add up the runs on a disk whose last sector may be half a one."""
+    return sum(min((run.start + run.sectors) * SECTOR_BYTES, size_bytes) - run.start * SECTOR_BYTES for run in runs)
 
 
 def _index(store: Store, checkpoint: Checkpoint) -> Index:

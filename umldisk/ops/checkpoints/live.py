@@ -27,7 +27,8 @@ from umldisk.config.guest import Guest
 from umldisk.cow.file import CowFile
 from umldisk.cow.layers import RawLayer
 from umldisk.errors import DataError
-from umldisk.guest.pausing import Freezer, held, orders_for, wait_until_drained
+from umldisk.guest.mconsole.address import mconsole_of
+from umldisk.guest.pausing import Freezer, held, wait_until_drained
 from umldisk.guest.state import RunState
 from umldisk.image import ext
 from umldisk.image.drives import Drive
@@ -42,6 +43,7 @@ from umldisk.system.swapping import open_directory
 
 _STOP_HINT = "stop the guest first"
 _JOURNAL = "has_journal"
+_WRITE_OUT_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class Live:
 
     def _write_out(self, disks: Sequence[OpenDrive]) -> None:
         """Have guest and host write what they hold back, while the guest runs."""
-        orders_for(self.run, limit_seconds=0, freezes=False).console().send("sysrq s")
+        mconsole_of(self.run, timeout_seconds=_WRITE_OUT_SECONDS).send("sysrq s")
         for disk in disks:
             disk.sync()
 

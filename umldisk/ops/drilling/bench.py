@@ -18,8 +18,8 @@ from umldisk.cow.merging import MergeOptions, merge
 from umldisk.errors import DataError, NoInputError, StorageError
 from umldisk.guest.agent import Agent, AgentError, NoAnswerError
 from umldisk.guest.console_log import last_lines
+from umldisk.guest.ladder import Ladder, Rung
 from umldisk.guest.state import CONSOLE_LOG, RunState, read_state
-from umldisk.guest.stopping import Ladder, Rung
 from umldisk.guest.waiting import Goal, Waited
 from umldisk.image.drives import Content, Drive
 from umldisk.ops.drilling import judging

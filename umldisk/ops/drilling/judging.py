@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from umldisk.errors import printable
 from umldisk.guest.agent import AgentRun
-from umldisk.guest.stopping import Rung
+from umldisk.guest.ladder import Rung
 from umldisk.guest.waiting import Waited
 from umldisk.image.drives import Content, Drive
 from umldisk.ops.drilling.steps import Found, failed, passed

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from umldisk.config.guest import Guest, is_guest_name
 from umldisk.config.site import Site
 from umldisk.errors import BusyError, CannotCreateError, NoInputError, UmldiskError
-from umldisk.guest.stopping import Ladder, Rung
+from umldisk.guest.ladder import Ladder, Rung
 from umldisk.ops.running.stopping import stop_guest
 from umldisk.system import locks
 from umldisk.system.deferring import interruptions_deferred

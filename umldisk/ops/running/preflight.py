@@ -2,16 +2,19 @@
 
     each COW file     everything that `umldisk check` finds: the pair by size and mtime, stacked COW files, mixed pages
     each base         what was built, unless it was changed since by somebody who let its mtime change
-    each disk         nobody has a lock on it that is in the way; the user whom the kernel runs as may use it
+    each disk         nobody has a lock on it that is in the way; the user whom the kernel runs as may use it, for it
+                      is opened with that user's rights, in whose directory it lies and who may have laid snares there
     memory            as much as the guest may take is available, in its temporary directory as well
     disk space        something is left to write to; a warning when the disks could outgrow the file system
 
 A base whose mtime is later than the manifest was merged into or restored: its COW file's header vouches for it. One
-that is as old as the manifest and not what the manifest says was changed by something that hid it.
+that is as old as the manifest and not what the manifest says was changed by something that hid it. Of a drive that is
+made anew only the base is looked at, which stays.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from umldisk.config.guest import Guest
 from umldisk.cow.file import Access
 from umldisk.cow.findings import Finding, Severity
 from umldisk.errors import DataError, NoInputError, StorageError
+from umldisk.guest.policies import DriveStart, Step
 from umldisk.image.drives import Drive
 from umldisk.ops.examine import examine
 from umldisk.progress import SILENT, Progress
@@ -42,71 +46,87 @@ class Room:
     disk_bytes: int
 
 
-def check_disks(guest: Guest, *, uid: int, progress: Progress = SILENT) -> list[str]:
-    """Look all disks of the guest over and return warnings.
+def check_disks(
+    guest: Guest, starts: Sequence[DriveStart], *, jailed: bool = True, progress: Progress = SILENT
+) -> list[str]:
+    """Look all disks of the guest over, each for what the start will do with it, and return warnings.
 
-    Raises NoInputError when one is missing, DataError when one is damaged or the two of a pair do not belong together,
-    BusyError when somebody has one, StorageError when the kernel's user `uid` could not use one.
+    It is to be called with the rights that the kernel will have. Raises NoInputError when a disk is missing, DataError
+    when one is damaged or the two of a pair do not belong together, BusyError when somebody has one, StorageError when
+    we may not use one.
     """
     warnings: list[str] = []
-    with progress.task("checking the disks", len(guest.drives)) as task:
-        for drive in guest.drives:
-            warnings += _check_drive(guest, drive, uid)
+    with progress.task("checking the disks", len(starts)) as task:
+        for start in starts:
+            warnings += _check_drive(guest, start, jailed=jailed)
             task.add(1)
     return warnings
 
 
-def _check_drive(guest: Guest, drive: Drive, uid: int) -> Iterator[str]:
-    cow = guest.cow_path(drive)
-    has_cow = cow is not None and os.path.lexists(cow)
-    with open_disk(guest.base_path(drive)) as base:
-        if has_cow and cow is not None:
-            _require_free(cow)
-            report = examine(cow, Access(backing=base.path))
-            if not report.ok:
-                raise _as_error(report.findings[0])
-            yield from (f"{cow}: {one.message}" for one in report.findings if one.severity is Severity.WARNING)
-            _require_usable(cow, uid)
-        if cow is None:
-            locks.hold_unwritable(base.fd, base.path)
-            _require_usable(base.path, uid)
-        else:
-            locks.lock(base.fd, base.path, exclusive=False)
-            _require_as_built(guest, drive, base)
+def _check_drive(guest: Guest, start: DriveStart, *, jailed: bool) -> Iterator[str]:
+    drive, cow = start.drive, guest.cow_path(start.drive)
+    is_made_anew = start.step is Step.REBUILD
+    if cow is None:
+        if not is_made_anew:
+            _check_plain(guest.base_path(drive), is_written=start.step is Step.NOTHING, jailed=jailed)
+        return
+    with _open(guest.base_path(drive), writable=False, jailed=jailed) as base:
+        if os.path.lexists(cow) and not is_made_anew:
+            yield from _check_cow(cow, base, jailed=jailed)
+        locks.lock(base.fd, base.path, exclusive=False)
+        _require_as_built(guest, drive, base)
 
 
-def _require_free(cow: str) -> None:
-    with open_disk(cow, writable=True) as disk:
+def _check_plain(path: str, *, is_written: bool, jailed: bool) -> None:
+    with _open(path, writable=is_written, jailed=jailed) as disk:
+        locks.lock(disk.fd, disk.path, exclusive=is_written)
+
+
+def _check_cow(cow: str, base: DiskFile, *, jailed: bool) -> Iterator[str]:
+    with _open(cow, writable=True, jailed=jailed) as disk:
         locks.lock(disk.fd, disk.path, exclusive=True)
+    report = examine(cow, Access(backing=base.path))
+    if not report.ok:
+        raise _as_error(report.findings[0])
+    yield from (f"{cow}: {one.message}" for one in report.findings if one.severity is Severity.WARNING)
+
+
+def _open(path: str, *, writable: bool, jailed: bool) -> DiskFile:
+    """Open a disk as the kernel will; raises StorageError when it is there and the kernel may not."""
+    try:
+        disk = open_disk(path, writable=writable)
+    except NoInputError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
+        raise StorageError(
+            f"the kernel's user may not {'write' if writable else 'read'} the disk",
+            where=path,
+            expected=f"a file that UID {os.geteuid()} may use",
+            hint="build the guest again with --force, or change the owner of its files",
+        ) from error
+    if jailed and disk.is_block_device:
+        disk.close()
+        raise StorageError(
+            "the disk is a block device, which cannot be used from inside the jail",
+            where=path,
+            hint="use a file, or start without a jail: --no-jail",
+        )
+    return disk
 
 
 def _as_error(worst: Finding) -> DataError:
     return DataError(worst.message, where=worst.where, hint=worst.hint)
 
 
-def _require_usable(path: str, uid: int) -> None:
-    """Refuse a disk that the kernel's user could not write, being root ourselves."""
-    with explained("look at", path):
-        status = os.stat(path)
-    if os.geteuid() == 0 and uid not in (0, status.st_uid):
-        raise StorageError(
-            "the disk does not belong to the guest's user",
-            where=path,
-            expected=f"UID {uid}",
-            found=f"UID {status.st_uid}",
-            hint="build the guest again with --force, or change the owner of its files",
-        )
-
-
 def _require_as_built(guest: Guest, drive: Drive, base: DiskFile) -> None:
     path = os.path.join(guest.directory, manifest.FILE_NAME)
     try:
-        rows = manifest.read(guest.directory).drives
+        rows = [row for row in manifest.read(guest.directory).drives if isinstance(row, dict)]
         built_at = os.stat(path).st_mtime_ns
     except (NoInputError, FileNotFoundError):
         return
-    wanted = next((str(row.get("digest")) for row in rows if row.get("name") == drive.name), None)
-    if wanted is None or base.status.st_mtime_ns > built_at or (found := sparse_sha256(base)) == wanted:
+    wanted = next((row.get("digest") for row in rows if row.get("name") == drive.name), None)
+    if not isinstance(wanted, str) or base.status.st_mtime_ns > built_at or (found := sparse_sha256(base)) == wanted:
         return
     raise DataError(
         f"the base of drive {drive.name} is not the one that was built, and its time of change does not show it",
@@ -140,13 +160,15 @@ def _too_little(what: str, wanted: int, found: int, hint: str | None) -> Storage
 
 def _growth_bytes(guest: Guest, drive: Drive) -> int:
     """Return by how much the file that the guest writes can grow."""
-    path = guest.cow_path(drive) or guest.base_path(drive)
-    allocated = os.stat(path).st_blocks * 512 if os.path.exists(path) else 0
+    allocated = 0
+    with contextlib.suppress(OSError):
+        allocated = os.stat(guest.cow_path(drive) or guest.base_path(drive)).st_blocks * 512
     return max(0, drive.size_bytes - allocated)
 
 
 def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / (1 << 20):,.0f} MiB"
+    """Return a size rounded down, so that what is too little never looks like enough."""
+    return f"{size_bytes >> 20:,} MiB"
 
 
 def room_of(guest: Guest, *, temp_directory: str | None) -> Room:

@@ -12,6 +12,7 @@ UML's file systems into what the UML user may read (hostfs). Nothing starts with
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -25,8 +26,6 @@ from umldisk.build.files.marker import ready_marker
 from umldisk.build.ownership import plan_ownership
 from umldisk.config.guest import Guest
 from umldisk.config.site import Site
-from umldisk.cow.file import read_header
-from umldisk.cow.rebasing import rebase
 from umldisk.errors import DataError, NoInputError, StorageError, UmldiskError
 from umldisk.guest import rundir
 from umldisk.guest.commandline import INFO_FD, LOCK_FD, kernel_arguments
@@ -34,20 +33,22 @@ from umldisk.guest.console_log import last_lines
 from umldisk.guest.jail import Jail, can_have_own_users, jail_argv, require_bubblewrap, temp_bytes_for
 from umldisk.guest.kernel import Kernel, find_kernel
 from umldisk.guest.launching import RunPlan, start_supervised
-from umldisk.guest.mconsole.client import Mconsole
-from umldisk.guest.policies import Step, plan_start_policies
-from umldisk.guest.state import RunDisk, RunState, read_end, read_state
+from umldisk.guest.mconsole.address import mconsole_of
+from umldisk.guest.policies import DriveStart, Step, plan_start_policies
+from umldisk.guest.state import RunDisk, RunState, end_of, read_state
 from umldisk.guest.throwaway import run_disk
 from umldisk.ops.restoring.stages import require_finished
+from umldisk.ops.running.headers import finish_headers, settle_headers
 from umldisk.ops.running.policies import apply_policies, finish_interrupted
 from umldisk.ops.running.preflight import check_disks, check_room, room_of
 from umldisk.progress import SILENT, Progress
-from umldisk.system.files import open_disk
+from umldisk.system.acting import acting_as
+from umldisk.system.swapping import open_directory
 
 _KNOWN_INITS = ("busybox", "sysvinit", "systemd")
 _TEMP_DIRECTORIES = ("/dev/shm", "/tmp")
-_ASK_SECONDS = 0.05
-_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+_ASK_SECONDS, _SETTLING_SECONDS = 0.05, 10.0
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,10 @@ class _Runner:
     gid: int
     groups: tuple[int, ...]
 
+    def acting(self) -> contextlib.AbstractContextManager[None]:
+        """Do something with no more rights than the kernel will have."""
+        return acting_as(self.uid, self.gid, groups=self.groups)
+
 
 def start_guest(
     site: Site, name: str, options: StartOptions = _DEFAULTS, *, progress: Progress = SILENT
@@ -111,7 +116,7 @@ def start_guest(
     began = time.monotonic()
     guest = _guest(site, name)
     directory = site.run_directory(guest.name)
-    starting = _Starting(site, guest, directory, options, _runner(guest), find_kernel(guest.kernel), progress)
+    starting = _Starting(guest, directory, options, _runner(guest), find_kernel(guest.kernel), progress)
     if options.dry_run:
         require_finished(guest)
         warnings = starting.look()
@@ -119,9 +124,12 @@ def start_guest(
         return starting.report(starting.plan(disks), warnings)
     with rundir.claim(directory) as claim:
         finish_interrupted(site, guest)
+        with starting.runner.acting():
+            finish_headers(guest)
         warnings = starting.look()
         disks = apply_policies(site, guest, discard=options.discard, progress=progress)
-        _settle_headers(disks)
+        with starting.runner.acting():
+            settle_headers(disks)
         plan = starting.plan(disks)
         rundir.prepare(directory, plan.socket_directory, uid=plan.uid, gid=plan.gid)
         start_supervised(plan, claim)
@@ -152,7 +160,6 @@ def _runner(guest: Guest) -> _Runner:
 class _Starting:
     """One start with all that it needs."""
 
-    site: Site
     guest: Guest
     run_directory: str
     options: StartOptions
@@ -163,15 +170,15 @@ class _Starting:
     @property
     def memory_bytes(self) -> int:
         """What the guest may take."""
-        number, unit = re.fullmatch(r"(\d+)([KMG]?)", self.guest.start_memory.upper()).groups()  # type: ignore[union-attr]
-        return int(number) * _UNITS[unit]
+        found = re.fullmatch(r"([0-9]+)([KMGT]?)", self.guest.start_memory)
+        assert found is not None  # umldisk.toml takes nothing else
+        return int(found[1]) * _UNITS[found[2]]
 
     def look(self) -> list[str]:
         """Look for what would make the start fail; return warnings."""
-        if self.options.jail:
-            require_bubblewrap()
         self.plan(self.planned_disks())
-        warnings = check_disks(self.guest, uid=self.runner.uid, progress=self.progress)
+        with self.runner.acting():
+            warnings = check_disks(self.guest, self.planned_steps(), jailed=self.options.jail, progress=self.progress)
         room = room_of(self.guest, temp_directory=None if self.options.jail else _temp_directory())
         warnings += check_room(self.guest, memory_bytes=self.memory_bytes, room=room)
         if not self.kernel.is_user_mode_linux:
@@ -184,13 +191,19 @@ class _Starting:
 
     def planned_disks(self) -> tuple[RunDisk, ...]:
         """Return the disks that the policies will give, without making anything."""
-        starts = plan_start_policies(self.guest, os.listdir(self.guest.directory), discard=self.options.discard)
+        starts = self.planned_steps()
         return tuple(run_disk(self.guest, one.drive, thrown_away=one.step is Step.THROW_AWAY) for one in starts)
+
+    def planned_steps(self) -> tuple[DriveStart, ...]:
+        """Return what will be made of each drive."""
+        with open_directory(self.guest.directory) as directory:
+            return plan_start_policies(self.guest, directory.names(), discard=self.options.discard)
 
     def plan(self, disks: tuple[RunDisk, ...]) -> RunPlan:
         """Return what the supervisor is told."""
         init = _init_of(self.guest)
-        has_agent = self.guest.files.agent and init in _KNOWN_INITS
+        files = self.guest.files
+        has_agent = files.agent and "ttyS0" not in files.consoles and init in _KNOWN_INITS
         sockets = rundir.socket_directory(self.run_directory, self.guest.name, uid=self.runner.uid)
         words = kernel_arguments(self.guest, disks, socket_directory=sockets, has_agent=has_agent)
         return RunPlan(
@@ -198,7 +211,7 @@ class _Starting:
             run_directory=self.run_directory,
             socket_directory=sockets,
             argv=("setarch", "-R", *self._jail(disks, sockets), self.kernel.path, *words),
-            environment={"PATH": "/usr/bin:/bin", "TMPDIR": _temp_directory()},
+            environment={"PATH": "/usr/bin:/bin"} | ({} if self.options.jail else {"TMPDIR": _temp_directory()}),
             disks=disks,
             uid=self.runner.uid,
             gid=self.runner.gid,
@@ -217,9 +230,10 @@ class _Starting:
         writable = tuple(disk.path for disk in disks)
         temp_bytes = temp_bytes_for(self.memory_bytes)
         own_users = os.geteuid() != 0 or can_have_own_users()
-        return jail_argv(
-            Jail(self.kernel, read_only, writable, sockets, temp_bytes, INFO_FD, lock_fd=LOCK_FD, own_users=own_users)
+        jail = Jail(
+            self.kernel, read_only, writable, sockets, temp_bytes, INFO_FD, lock_fd=LOCK_FD, own_users=own_users
         )
+        return (require_bubblewrap(), *jail_argv(jail)[1:])  # setarch would look for it in fewer places than we do
 
     def report(
         self, plan: RunPlan, warnings: Sequence[str], *, pid: int | None = None, seconds: float | None = None
@@ -254,28 +268,19 @@ def _init_of(guest: Guest) -> str:
 
 
 def _temp_directory() -> str:
-    return next((path for path in _TEMP_DIRECTORIES if os.path.isdir(path)), "/tmp")
-
-
-def _settle_headers(disks: Sequence[RunDisk]) -> None:
-    """Let each COW header name its backing file as UML will be told it.
-
-    Told another path, UML writes a header of its own, in version 3 whatever it was (arch/um/drivers/ubd_kern.c).
-    """
-    for disk in disks:
-        if disk.backing is None:
-            continue
-        with open_disk(disk.path) as cow:
-            named = os.fsdecode(read_header(cow).backing_path)
-        if named != disk.backing:
-            rebase(disk.path, disk.backing, header_only=True)
+    """Return where the kernel without a jail puts its memory, a file that it executes."""
+    for path in _TEMP_DIRECTORIES:
+        with contextlib.suppress(OSError):
+            if os.path.isdir(path) and not os.statvfs(path).f_flag & os.ST_NOEXEC:
+                return path
+    raise StorageError("the kernel's memory has no place from which it may be executed", where=_TEMP_DIRECTORIES[0])
 
 
 def _listen(directory: str, seconds: float) -> RunState:
     """Wait until mconsole answers; raises StorageError with the guest's last words when it does not."""
     state = read_state(directory)
     assert state is not None  # the supervisor has just written it
-    console = Mconsole(state.mconsole_path, owner_uid=state.uid, timeout_seconds=1.0)
+    console = mconsole_of(state, timeout_seconds=1.0)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
@@ -290,16 +295,15 @@ def _listen(directory: str, seconds: float) -> RunState:
 
 
 def _not_answering(directory: str, state: RunState) -> StorageError:
-    end = None
-    for _attempt in range(100):
-        if state.is_alive() or (end := read_end(directory)) is not None:
-            break
-        time.sleep(_ASK_SECONDS)
+    is_alive = state.is_alive()
+    if not is_alive:
+        state.supervisor.wait(_SETTLING_SECONDS)
+    end = None if is_alive else end_of(directory, state)
     words = last_lines(directory, most=1)
-    how = "ended at once" if end else "does not answer"
+    how = "does not answer" if is_alive else "ended at once"
     return StorageError(
         f"the guest {how}" + (f" with status {end.status}" if end else ""),
         where=os.path.join(directory, "console.log"),
         found=words[0][:200] if words else None,
-        hint=None if end else f"see it: umldisk status {state.guest}; end it: umldisk stop {state.guest}",
+        hint=f"see it: umldisk status {state.guest}; end it: umldisk stop {state.guest}" if is_alive else None,
     )

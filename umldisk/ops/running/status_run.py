@@ -32,6 +32,7 @@ from umldisk.config.guest import Guest
 from umldisk.cow.findings import Finding
 from umldisk.errors import UmldiskError
 from umldisk.guest.console_log import FILES, LOG_BYTES
+from umldisk.guest.mconsole.address import mconsole_of
 from umldisk.guest.state import CONSOLE_LOG, LOCK, RunEnd, RunState, read_end, read_state, ready_at
 from umldisk.ops.running.status_findings import guest_finding
 from umldisk.system import locks
@@ -86,10 +87,8 @@ class RunStatus:
 
 def mconsole_answers(state: RunState) -> bool:
     """Whether the run's mconsole answers within half a second."""
-    from umldisk.guest.stopping import asking
-
     try:
-        asking(state, timeout_seconds=ANSWER_SECONDS)("version")
+        mconsole_of(state, timeout_seconds=ANSWER_SECONDS).send("version")
     except UmldiskError:
         return False
     return True
@@ -253,7 +252,7 @@ def _past(what: GuestState, recorded: Recorded, found: Iterable[Finding]) -> Run
 def _left(run_directory: str, state: RunState) -> list[ProcessId]:
     if state.kernel.boot != boot_id():
         return []
-    from umldisk.guest.stopping import left_over
+    from umldisk.guest.aftermath import left_over
 
     try:
         return left_over(run_directory, state)

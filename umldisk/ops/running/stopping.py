@@ -21,8 +21,11 @@ from enum import Enum
 from umldisk.config.site import Site
 from umldisk.errors import BusyError, NoInputError, UmldiskError
 from umldisk.guest import rundir
+from umldisk.guest.aftermath import put_away, sweep
+from umldisk.guest.ladder import Ladder, Outcome, Rung, Tried, descend
+from umldisk.guest.mconsole.address import mconsole_of
 from umldisk.guest.state import RunDisk, RunState, end_of, read_state
-from umldisk.guest.stopping import Ladder, Outcome, Rung, RunHands, Tried, asking, descend, put_away, sweep
+from umldisk.guest.stopping import RunHands
 from umldisk.system import locks
 from umldisk.system.files import open_disk
 
@@ -75,8 +78,12 @@ class StopReport:
     ladder: Ladder | None = None
 
 
+def _asking(state: RunState) -> Callable[[str], str]:
+    return mconsole_of(state).send
+
+
 def stop_guest(
-    site: Site, name: str, ladder: Ladder | None = None, *, dry_run: bool = False, ask: Asking = asking
+    site: Site, name: str, ladder: Ladder | None = None, *, dry_run: bool = False, ask: Asking = _asking
 ) -> StopReport:
     """End the guest called `name` by `ladder`, and see to it that its disks are synced and unlocked.
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from umldisk.config.site import Site
 from umldisk.errors import NoInputError
 from umldisk.guest.console_log import last_lines
+from umldisk.guest.mconsole.address import mconsole_of
 from umldisk.guest.state import RunState, end_of, read_state
-from umldisk.guest.stopping import asking
 from umldisk.guest.waiting import Goal, RunWatch, Waited, await_goal
 
 _ASK_SECONDS = 1.0
@@ -35,7 +35,7 @@ class WaitReport:
 
 
 def _asking(state: RunState) -> Callable[[str], str]:
-    return asking(state, timeout_seconds=_ASK_SECONDS)
+    return mconsole_of(state, timeout_seconds=_ASK_SECONDS).send
 
 
 def wait_for_guest(

@@ -23,8 +23,8 @@ from umldisk.config.site import Site
 from umldisk.cow import header as headers
 from umldisk.cow.file import backing_path_of, read_header
 from umldisk.errors import NoInputError, UmldiskError, from_os_error
+from umldisk.guest.aftermath import left_over
 from umldisk.guest.state import RunState, read_state
-from umldisk.guest.stopping import left_over
 from umldisk.system import holders, locks
 from umldisk.system.files import identify, open_disk
 from umldisk.system.holders import DeviceUse, FileUse, LockKind, Target

@@ -20,7 +20,7 @@ DISK_BYTES = 16 << 20
 RING_AT = 12 << 20
 
 
-class Running:
+class RunningSite:
     """A site whose guest `g` runs, on a var of a kind of file system; `options` are FakeGuest's."""
 
     def __init__(self, directory: Path, resources: ExitStack, kind: str = "ext4", **options: object) -> None:
