@@ -84,14 +84,19 @@ class Index:
     @property
     def is_regular(self) -> bool:
         """Whether the chunks are cut as ours: places of 64 KiB, or a whole region that is zeros."""
-        size, start = self.size_bytes, 0
-        for number, end in enumerate(_ends(self.table).tolist()):
-            if start % CHUNK_BYTES or end != min(start + CHUNK_BYTES, size):
+        size = self.size_bytes
+        ends = _ends(self.table).tolist()
+        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            # No need to ask where it starts: whatever came before ended at a multiple of 64 KiB.
+            is_place = end - start == CHUNK_BYTES or (end == size and start == size - size % CHUNK_BYTES)
+            if not is_place:
                 is_region = not start % REGION_BYTES and end == min(start + REGION_BYTES, size)
-                if not (is_region and self.chunk(number).is_null):
+                if not (is_region and self._name(number) == null_name(end - start)):
                     return False
-            start = end
         return True
+
+    def _name(self, number: int) -> bytes:
+        return self.table[number * layout.ITEM.size + 8 : (number + 1) * layout.ITEM.size]
 
     def _end(self, number: int) -> int:
         if number < 0:

@@ -50,7 +50,6 @@ from umldisk.image.drives import Drive
 from umldisk.ops.checkpoints.drives import OpenDrive, Opener, Still, stopped
 from umldisk.ops.checkpoints.naming import DEFAULT_DRIVES, utc_now
 from umldisk.ops.checkpoints.storage import store_of
-from umldisk.ops.restoring.stages import require_finished
 from umldisk.progress import SILENT, Progress
 
 LONGEST_PAUSE_SECONDS = 30.0
@@ -134,6 +133,8 @@ def take_checkpoint(
     """
     chosen = options or TakeOptions()
     guest = site.guest(guest_name)
+    from umldisk.ops.restoring.stages import require_finished  # by itself: it brings much along
+
     require_finished(guest)
     wanted = _wanted(guest, drives)
     kept_in = store or store_of(site, guest)
@@ -274,16 +275,21 @@ class _Taking:
 
     def _changed_bytes(self, parent: Checkpoint | None, basis: Basis, index: Index) -> int:
         """Return in how many bytes the index differs from the parent's, or if that is none of its size, from zeros."""
-        before = spliced(None, index.size_bytes, ())
-        if parent is not None and parent.taken.index_sha256 == basis.index_sha256 and basis.index is not None:
-            before = basis.index
-        elif parent is not None:
-            key = index_key(self.guest, parent.number)
-            with contextlib.suppress(NoInputError, DataError):  # verifying is what finds and names that
-                found = parse(self.store.get(key), where=key)
-                before = found if found.size_bytes == index.size_bytes else before
+        before = self._index_of(parent, basis)
+        if before is None or before.size_bytes != index.size_bytes:
+            before = spliced(None, index.size_bytes, ())
         ends = ((run.start * SECTOR_BYTES, run.end * SECTOR_BYTES) for run in differing(before, index))
         return sum(max(0, min(end, index.size_bytes) - start) for start, end in ends)
+
+    def _index_of(self, parent: Checkpoint | None, basis: Basis) -> Index | None:
+        """Return the parent's index, which often is that of the base; None when there is none that can be read."""
+        if parent is None or (basis.index is not None and parent.taken.index_sha256 == basis.index_sha256):
+            return None if parent is None else basis.index
+        key = index_key(self.guest, parent.number)
+        try:
+            return parse(self.store.get(key), where=key)
+        except (NoInputError, DataError):  # verifying is what finds and names that
+            return None
 
     def _remember(self, disk: OpenDrive, index: Index, look: BackingIdentity | None) -> None:
         """Note that the backing file equals `index` as long as it looks like this."""
