@@ -19,8 +19,9 @@ import pytest
 
 from tests.kit.guest import Guest, run_script
 from tests.kit.peers import needs
+from tests.kit.sites import BuiltSite
 
-pytestmark = needs("linux", "setarch", "mke2fs", "debugfs", "e2fsck", "busybox", "root")
+pytestmark = needs("linux", "setarch", "bwrap", "mke2fs", "debugfs", "e2fsck", "busybox", "root")
 
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _SITE = "/var/uml"
@@ -119,6 +120,7 @@ def reader() -> Iterator[Reader]:
         yield someone
         for guest in someone.guests:
             guest.__exit__(None, None, None)
+        BuiltSite(someone.site).end()
 
 
 def test_the_readme_works_as_it_is_typed(reader: Reader) -> None:
