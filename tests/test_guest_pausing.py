@@ -12,6 +12,7 @@ import pytest
 
 from tests.kit.fake_guest import RING, SECTOR, FakeGuest
 from umldisk.errors import BusyError, StorageError
+from umldisk.guest import pausing
 from umldisk.guest.mconsole.address import mconsole_of
 from umldisk.guest.mconsole.client import NoAnswerError
 from umldisk.guest.pausing import Hold, Watchdog, held, orders_for, wait_until_drained
@@ -94,7 +95,8 @@ def test_what_was_handed_to_the_io_thread_is_written_before_the_copy(start: Star
         assert guest.is_still()
 
 
-def test_without_a_view_of_its_processes_the_disk_tells(start: Start) -> None:
+def test_without_a_view_of_its_processes_the_disk_tells(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pausing, "_LOOKS_UNSEEN", 1000)  # the writer is a thread here, which may have to wait its turn
     guest = start(drain_seconds=0.3)
     with guest.path.open("rb") as disk, hold(guest) as holding, holding.paused():
         wait_until_drained([], [disk.fileno()], holding.check)
