@@ -248,7 +248,7 @@ def test_guests_are_asked_side_by_side(tmp_path: Path) -> None:
 
 # -- memory -----------------------------------------------------------------------------------------------------------
 
-_SHARED = 48 << 20
+_SHARED = 128 << 20
 _FAMILY = f"""
 import mmap, os, signal
 fd = os.memfd_create("vm")

@@ -26,7 +26,7 @@ COMMANDS = {
     "rebase": Lazy("umldisk.cli.rebase:rebase", "Put a COW file on another backing file."),
     "build": Lazy("umldisk.cli.build:build", "Make the five disks of a guest."),
     "checkpoint": Lazy("umldisk.cli.checkpoint:checkpoint", "Record the state of a guest's drives, night by night."),
-    "restore": Lazy("umldisk.cli.restore:restore", "Bring a guest back from its checkpoints, and keep the evidence."),
+    "restore": Lazy("umldisk.cli.restore:restore", "Bring a guest back from checkpoints, and keep the evidence."),
     "drill": Lazy("umldisk.cli.drill:drill", "Try whether a guest comes back, without touching it."),
     "changes": Lazy("umldisk.cli.changes:changes", "Say which files an intruder changed."),
     "reset": Lazy("umldisk.cli.reset:reset", "Give a guest fresh COW files, a new tmp and a new swap."),
