@@ -1,6 +1,7 @@
 """Programs that are interrupted while they start, in the main thread and in others."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.kit.children import run_unmeasured
 from tests.kit.interruptions import Interrupted
 from umldisk.errors import StorageError
 from umldisk.system.process import Leash, run
@@ -166,13 +168,24 @@ def test_who_interrupts_the_start_kills_the_program(mark: dict[str, str], monkey
     assert not is_there(started[0])
 
 
-@pytest.mark.usefixtures("interrupting_signals")
-def test_no_moment_leaves_a_program_behind(mark: dict[str, str]) -> None:
-    def run_for(seconds: float) -> None:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        run(FOR_EVER, environment=mark)
+_MOMENTS = """
+import json, signal, sys
+from tests.kit.interruptions import Interrupted, interruptible
+from tests.test_leash import FOR_EVER, marked
+from umldisk.system.process import run
 
+mark = json.loads(sys.argv[1])
+with interruptible():
     for tenth_milliseconds in range(1, 100):
-        with pytest.raises(Interrupted):
-            run_for(tenth_milliseconds / 10_000)
-        assert marked(mark) == []
+        try:
+            signal.setitimer(signal.ITIMER_REAL, tenth_milliseconds / 10_000)
+            run(FOR_EVER, environment=mark)
+        except Interrupted:
+            assert marked(mark) == [], tenth_milliseconds
+        else:
+            raise AssertionError
+"""
+
+
+def test_no_moment_leaves_a_program_behind(mark: dict[str, str]) -> None:
+    run_unmeasured(_MOMENTS, json.dumps(mark))

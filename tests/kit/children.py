@@ -1,5 +1,6 @@
 """Python that runs beside a test in a process of its own, until the test is through with it."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,3 +28,21 @@ def child(code: str, *words: str, cwd: Path | None = None) -> Iterator[subproces
         yield process
     finally:
         process.communicate(timeout=_WAIT_SECONDS)
+
+
+def run_unmeasured(code: str, *words: str, timeout_seconds: float = 120) -> None:
+    """Run some code that signals interrupt anywhere, with `words` on its command line; it has to succeed.
+
+    What measures the tests takes locks of its own, and would hold one for ever if a signal's handler raised just then.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout_seconds,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
