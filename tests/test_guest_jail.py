@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.kit.as_user import USER_ID
 from tests.kit.peers import needs
+from tests.kit.sites import until
 from umldisk.errors import NoInputError
 from umldisk.guest.jail import Jail, find_bubblewrap, jail_argv, require_bubblewrap, temp_bytes_for
 from umldisk.guest.kernel import Kernel
@@ -107,12 +108,16 @@ class Jailed:
     process: subprocess.Popen[str]
     init: int
 
+    def begin(self, command: str) -> None:
+        """Give the shell a command."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+
     def run(self, command: str) -> str:
         """Run a command of busybox's shell and return what it wrote, its errors too."""
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.process.stdin.write(f"{{ {command}\n}} 2>&1; echo; echo end\n")
-        self.process.stdin.flush()
+        self.begin(f"{{ {command}\n}} 2>&1; echo; echo end")
         said = ""
         while not said.endswith("\nend\n"):
             line = self.process.stdout.readline()
@@ -123,8 +128,11 @@ class Jailed:
     @property
     def shell(self) -> int:
         """The host's number of the shell."""
-        children = Path(f"/proc/{self.init}/task/{self.init}/children").read_text().split()
-        return int(children[0])
+        return _children(self.init)[0]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _busybox() -> str:
@@ -241,7 +249,9 @@ def _open_files(pid: int) -> list[str]:
 @_PEERS
 def test_killing_the_init_ends_all(place: Path, uid: int) -> None:
     with _jailed(place, uid) as jailed:
-        jailed.run("sleep 1000 & sleep 1000 &")
+        # Not in the background: for that the shell wants /dev/null, and complains at any time that there is none.
+        jailed.begin("sleep 1000 | sleep 1000")
+        until(lambda: len(_children(jailed.shell)) == 2)
         shell = os.pidfd_open(jailed.shell)
         try:
             os.kill(jailed.init, signal.SIGKILL)
