@@ -136,17 +136,6 @@ def test_a_jail_whose_guard_is_killed_is_watched_on(site: BuiltSite) -> None:
     _require_clean(site)
 
 
-def test_a_reboot_keeps_the_run(site: BuiltSite) -> None:
-    _started(site)
-    state = site.state()
-    site.shell("true")  # a console that is logged in takes what is typed
-    site.type("reboot\n")
-    until(lambda: site.console.count("is ready") == 2)
-    assert site.state() == state
-    assert state.is_alive()
-    site.good("stop", NAME)
-
-
 def test_a_kernel_that_cannot_start_is_told(site: BuiltSite) -> None:
     (site.directory / "umldisk.toml").write_text(SMALL + 'kernel = "/bin/false"\n')
     said = site("start", NAME)
