@@ -5,38 +5,20 @@ from __future__ import annotations
 import re
 import sqlite3
 import subprocess
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.kit.histories import TAKEN, Keeper, filled
-from tests.kit.memory_store import MemoryStore
 from tests.kit.peers import mounted, needs
 from umldisk.checkpoint import history
 from umldisk.checkpoint.catalog import Catalog, schema
 from umldisk.checkpoint.catalog.schema import MIGRATIONS, Migration
 from umldisk.errors import DataError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "catalog.md"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "catalog.db"
-
-
-@pytest.fixture
-def catalog(path: Path) -> Iterator[Catalog]:
-    with Catalog.open(path, writable=True) as catalog:
-        yield catalog
-
-
-@pytest.fixture
-def keeper(catalog: Catalog) -> Keeper:
-    return Keeper(MemoryStore(), catalog)
 
 
 # -- the published schema ---------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,30 +19,6 @@ from umldisk.checkpoint.directory_store import DirectoryStore
 from umldisk.checkpoint.record import Kind, digest_of, parse
 from umldisk.checkpoint.store import Store
 from umldisk.errors import BusyError, HistoryError, NoInputError, StorageError, UsageError
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog.open(tmp_path / "catalog.db", writable=True) as catalog:
-        yield catalog
-
-
-@pytest.fixture
-def keeper(catalog: Catalog) -> Keeper:
-    return Keeper(MemoryStore(), catalog)
-
-
-@pytest.fixture
-def memory(keeper: Keeper) -> MemoryStore:
-    assert isinstance(keeper.store, MemoryStore)
-    return keeper.store
-
-
-@pytest.fixture
-def four(keeper: Keeper) -> Keeper:
-    for _night in range(4):
-        keeper.take()
-    return keeper
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

@@ -27,23 +27,7 @@ from umldisk.checkpoint.catalog import Catalog
 from umldisk.checkpoint.record import Kind
 from umldisk.errors import BusyError, DataError, NoInputError, StorageError, UmldiskError
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "catalog.db"
-
-
-@pytest.fixture
-def catalog(path: Path) -> Iterator[Catalog]:
-    with Catalog.open(path, writable=True) as catalog:
-        yield catalog
-
-
-@pytest.fixture
-def keeper(catalog: Catalog) -> Keeper:
-    return Keeper(MemoryStore(), catalog)
+ROOT = Path(__file__).parents[2]
 
 
 # -- what happens to files --------------------------------------------------------------------------------------------

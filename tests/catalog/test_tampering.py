@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,30 +17,6 @@ from umldisk.checkpoint import history
 from umldisk.checkpoint.catalog import Catalog
 from umldisk.checkpoint.record import Kind, digest_of
 from umldisk.errors import HistoryError
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with Catalog.open(tmp_path / "catalog.db", writable=True) as catalog:
-        yield catalog
-
-
-@pytest.fixture
-def keeper(catalog: Catalog) -> Keeper:
-    return Keeper(MemoryStore(), catalog)
-
-
-@pytest.fixture
-def memory(keeper: Keeper) -> MemoryStore:
-    assert isinstance(keeper.store, MemoryStore)
-    return keeper.store
-
-
-@pytest.fixture
-def four(keeper: Keeper) -> Keeper:
-    for _night in range(4):
-        keeper.take()
-    return keeper
 
 
 # -- tampering that is found at once ----------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -28,23 +27,7 @@ from umldisk.checkpoint.recording import settled
 from umldisk.errors import DataError, HistoryError, NoInputError
 from umldisk.system.files import open_disk
 
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "catalog.db"
-
-
-@pytest.fixture
-def catalog(path: Path) -> Iterator[Catalog]:
-    with Catalog.open(path, writable=True) as catalog:
-        yield catalog
-
-
-@pytest.fixture
-def keeper(catalog: Catalog) -> Keeper:
-    return Keeper(MemoryStore(), catalog)
+ROOT = Path(__file__).parents[2]
 
 
 # -- what it says -----------------------------------------------------------------------------------------------------
