@@ -175,7 +175,7 @@ def test_no_file_and_no_scratch_directory(image: Path, tmp_path: Path, scratch: 
         ImageBase(str(tmp_path), scratch=str(scratch))
     packed = tmp_path / "packed"
     packed.write_bytes(gzip.compress(image.read_bytes()))
-    with pytest.raises(StorageError, match="unpack"):
+    with pytest.raises(StorageError, match="create a file in"):
         ImageBase(str(packed), scratch=str(tmp_path / "missing"))
 
 

@@ -34,7 +34,7 @@ from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.checkpoint.chunks import read_chunk
 from umldisk.checkpoint.index import Chunk, Index, name_of, parse
 from umldisk.checkpoint.store import Store, index_key
-from umldisk.errors import DataError, StorageError, from_os_error
+from umldisk.errors import DataError, NoInputError, StorageError, from_os_error
 from umldisk.progress import SILENT, Progress
 from umldisk.system import sparse, transfer
 from umldisk.system.files import DiskFile
@@ -69,10 +69,15 @@ class Assembled:
 def load_index(store: Store, checkpoint: Checkpoint) -> Index:
     """Return the index of a checkpoint, which must be the one that its record names.
 
-    Raises NoInputError when it is missing, DataError when it is damaged or another one.
+    Raises NoInputError when it is missing, as after a deletion, DataError when it is damaged or another one.
     """
     key = index_key(checkpoint.guest, checkpoint.number)
-    data = store.get(key)
+    try:
+        data = store.get(key)
+    except NoInputError as error:
+        if checkpoint.deleted_at is None:
+            raise
+        raise NoInputError(f"checkpoint {checkpoint.number} was deleted", where=error.where) from error
     found = hashlib.sha256(data).hexdigest()
     if found != checkpoint.taken.index_sha256:
         raise DataError(

@@ -56,6 +56,22 @@ def write_file(path: str, contents: bytes, *, mode: int = 0o644, sync: bool = Tr
         stage.write_at(0, contents)
 
 
+def nameless(directory: str, *, called: str | None = None) -> DiskFile:
+    """Open an empty file in `directory` that no name leads to, and that is gone when it is closed.
+
+    Errors name it as `called`; without that it has the path below /proc by which this process can open it again. Raises
+    StorageError.
+    """
+    import tempfile  # costs time that few commands have to spend
+
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            fd = os.dup(file.fileno())
+    except OSError as error:
+        raise from_os_error(error, "create a file in", directory) from error
+    return DiskFile(called or f"/proc/self/fd/{fd}", fd)
+
+
 @contextlib.contextmanager
 def staged(
     path: str | os.PathLike[str],

@@ -18,9 +18,9 @@ append only, casefold) are no part of an entry.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,8 @@ from umldisk.image.reader import DiskReader, Reader
 from umldisk.system import locks, sparse, transfer
 from umldisk.system.digest import contents_sha256
 from umldisk.system.files import DiskFile, open_disk
+from umldisk.system.staging import nameless
+from umldisk.system.swapping import explained
 
 START_BYTES = 2048
 """How much of a file `is_disk_image` looks at."""
@@ -161,17 +163,16 @@ def _open_readable(archive: Archive, scratch: str) -> tuple[DiskFile, str | None
 
 def _unpack(archive: Archive, scratch: str) -> DiskFile:
     """Write the image into a file without a name, pages of zeros as holes."""
-    try:
-        with tempfile.TemporaryFile(dir=scratch) as file:
-            end = 0
+    with contextlib.ExitStack() as unfinished:
+        image, end = unfinished.enter_context(nameless(scratch, called=archive.name)), 0
+        with explained("unpack the image into a scratch file", scratch):
             while chunk := archive.read(CHUNK_BYTES):
                 for start, stop in transfer.nonzero_spans(chunk, len(chunk)):
-                    transfer.write_all(file.fileno(), end + start, memoryview(chunk)[start:stop])
+                    transfer.write_all(image.fd, end + start, memoryview(chunk)[start:stop])
                 end += len(chunk)
-            file.truncate(end)
-            return DiskFile(archive.name, os.dup(file.fileno()))
-    except OSError as error:
-        raise from_os_error(error, "unpack the image into a scratch file", scratch) from error
+            os.ftruncate(image.fd, end)
+        unfinished.pop_all()
+        return image
 
 
 def _sha256(disk: DiskFile) -> str:

@@ -56,7 +56,7 @@ def export(
     context: click.Context, /, guest: str, name: str, out: str, *, drive: str | None, presenter: Presenter, **flags: Any
 ) -> None:
     """Write to a file or to stdout, present."""
-    from umldisk.ops.checkpoints.comparing import export_named
+    from umldisk.ops.checkpoints.exporting import export_named
 
     site, progress = current_site(context), presenter.progress
     if out == STDOUT:

@@ -7,11 +7,7 @@ without a name, sparse, and e2fsck replays the journal of the copy, and does not
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack
 
 from umldisk.cow.execute import Executor, Manner
 from umldisk.cow.layers import Layer
@@ -23,6 +19,7 @@ from umldisk.ops.changes.rows import Row, file_rows
 from umldisk.progress import SILENT
 from umldisk.system.files import DiskFile
 from umldisk.system.process import run
+from umldisk.system.staging import nameless
 
 PACKAGE = "e2fsprogs"
 _REPLAYED = 0
@@ -56,7 +53,7 @@ def rows_of_layer(layer: Layer, mount_point: str, *, scratch: str) -> dict[str, 
     volume = Volume.open(LayerReader(layer), where=where)
     if not volume.needs_recovery:
         return dict(file_rows(volume, mount_point))
-    with nameless(scratch, where) as copy:
+    with nameless(scratch, called=where) as copy:
         _copy(layer, copy)
         return rows_of_copy(copy, mount_point)
 
@@ -73,17 +70,6 @@ def rows_of_copy(copy: DiskFile, mount_point: str) -> dict[str, Row]:
         if status != _REPLAYED:
             raise DataError("the journal cannot be replayed", where=copy.path, found=f"e2fsck ended with {status}")
     return dict(file_rows(Volume.open(DiskReader(copy), where=copy.path), mount_point))
-
-
-@contextlib.contextmanager
-def nameless(directory: str, name: str) -> Iterator[DiskFile]:
-    """Give an empty file in `directory` that no name leads to; errors call it `name`."""
-    with ExitStack() as resources:
-        try:
-            file = resources.enter_context(tempfile.TemporaryFile(dir=directory))
-        except OSError as error:
-            raise from_os_error(error, "create a file in", directory) from error
-        yield resources.enter_context(DiskFile(name, os.dup(file.fileno())))
 
 
 def _copy(layer: Layer, copy: DiskFile) -> None:

@@ -26,7 +26,7 @@ from umldisk.config.guest import Guest
 from umldisk.config.site import Site
 from umldisk.errors import DataError, NoInputError
 from umldisk.image.drives import Drive
-from umldisk.ops.changes.reading import nameless, rows_of_copy
+from umldisk.ops.changes.reading import rows_of_copy
 from umldisk.ops.changes.rows import Row
 from umldisk.ops.changes.sources import Evidence, checkpoint_number
 from umldisk.ops.check_build import rows_of
@@ -34,6 +34,7 @@ from umldisk.ops.checkpoints.naming import Name
 from umldisk.ops.restoring.bases import check_bases
 from umldisk.ops.restoring.planning import RECORDED_MOUNT
 from umldisk.progress import SILENT, Progress
+from umldisk.system.staging import nameless
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class References:
         assert self.store is not None
         checkpoint = self._numbered(reference.checkpoint)
         name = f"checkpoint {checkpoint.number}"
-        with nameless(self.site.directory, name) as copy:
+        with nameless(self.site.directory, called=name) as copy:
             assemble(self.store, load_index(self.store, checkpoint), copy, progress=self.progress)
             return rows_of_copy(copy, drive.mount_point or "/")
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import BinaryIO
 
 from umldisk.checkpoint.assemble import load_index
-from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.checkpoint.differing import SECTOR_BYTES, differing, narrowed
-from umldisk.checkpoint.index import Index
-from umldisk.checkpoint.store import Store
 from umldisk.config.site import Site
-from umldisk.errors import NoInputError, UsageError
-from umldisk.ops.checkpoints.exporting import ExportOptions, ExportReport, export_checkpoint, export_to_stream
+from umldisk.errors import UsageError
 from umldisk.ops.checkpoints.naming import find_checkpoint
 from umldisk.ops.checkpoints.storage import required_catalog, store_of
 from umldisk.progress import SILENT, Progress
@@ -65,7 +59,7 @@ def compare_checkpoints(
         one, other = (find_checkpoint(catalog, guest, name, drive=drive) for name in (left, right))
     if one.drive != other.drive:
         raise UsageError("the checkpoints are of different drives", found=f"{one.drive} and {other.drive}")
-    ours, theirs = _index(store, one), _index(store, other)
+    ours, theirs = load_index(store, one), load_index(store, other)
     found = narrowed(store, ours, theirs, progress=progress) if exact else differing(ours, theirs)
     runs = tuple(DifferingRun(run.start, run.sectors) for run in found)
     return ChangesReport(
@@ -84,31 +78,3 @@ def compare_checkpoints(
 def _length_bytes(runs: tuple[DifferingRun, ...], size_bytes: int) -> int:
     """Add up the runs on a disk whose last sector may be half a one."""
     return sum(min((run.start + run.sectors) * SECTOR_BYTES, size_bytes) - run.start * SECTOR_BYTES for run in runs)
-
-
-def _index(store: Store, checkpoint: Checkpoint) -> Index:
-    try:
-        return load_index(store, checkpoint)
-    except NoInputError as error:
-        if checkpoint.deleted_at is None:
-            raise
-        raise NoInputError(f"checkpoint {checkpoint.number} was deleted", where=error.where) from error
-
-
-def export_named(
-    site: Site,
-    guest: str,
-    name: str,
-    output: str | os.PathLike[str] | BinaryIO,
-    *,
-    drive: str | None = None,
-    options: ExportOptions | None = None,
-    progress: Progress = SILENT,
-) -> ExportReport:
-    """Write the checkpoint that `name` names to a file or stream; raises what finding and exporting it raises."""
-    store = store_of(site, guest)
-    with required_catalog(site, guest) as catalog:
-        checkpoint = find_checkpoint(catalog, guest, name, drive=drive)
-    if isinstance(output, str | os.PathLike):
-        return export_checkpoint(store, checkpoint, output, options=options, progress=progress)
-    return export_to_stream(store, checkpoint, output, progress=progress)

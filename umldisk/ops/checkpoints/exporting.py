@@ -10,9 +10,7 @@ the checkpoint's record names.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -21,12 +19,15 @@ from umldisk.checkpoint.assemble import Assembled, assemble, fetched, load_index
 from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.checkpoint.index import Index
 from umldisk.checkpoint.store import Store
+from umldisk.config.site import Site
 from umldisk.cow.differencing import DifferenceReport, difference
 from umldisk.cow.output import held_output
-from umldisk.errors import DataError, NoInputError, from_os_error
+from umldisk.errors import DataError
+from umldisk.ops.checkpoints.naming import find_checkpoint
+from umldisk.ops.checkpoints.storage import required_catalog, store_of
 from umldisk.progress import SILENT, Progress
-from umldisk.system.files import DiskFile, open_disk
-from umldisk.system.staging import staged
+from umldisk.system.files import open_disk
+from umldisk.system.staging import nameless, staged
 
 _ZEROS = bytes(1 << 20)
 
@@ -55,6 +56,25 @@ class ExportReport:
     dry_run: bool
 
 
+def export_named(
+    site: Site,
+    guest: str,
+    name: str,
+    output: str | os.PathLike[str] | BinaryIO,
+    *,
+    drive: str | None = None,
+    options: ExportOptions | None = None,
+    progress: Progress = SILENT,
+) -> ExportReport:
+    """Write the checkpoint that `name` names to a file or stream; raises what finding and exporting it raises."""
+    store = store_of(site, guest)
+    with required_catalog(site, guest) as catalog:
+        checkpoint = find_checkpoint(catalog, guest, name, drive=drive)
+    if isinstance(output, str | os.PathLike):
+        return export_checkpoint(store, checkpoint, output, options=options, progress=progress)
+    return export_to_stream(store, checkpoint, output, progress=progress)
+
+
 def export_checkpoint(
     store: Store,
     checkpoint: Checkpoint,
@@ -70,7 +90,7 @@ def export_checkpoint(
     umldisk.cow.difference raises.
     """
     chosen, path = options or ExportOptions(), os.fspath(output)
-    index = _index(store, checkpoint)
+    index = load_index(store, checkpoint)
     assembled, cow = None, None
     if chosen.cow_over is not None:
         with open_disk(chosen.cow_over) as backing:
@@ -95,7 +115,7 @@ def export_to_stream(
     What has gone out by the time of a failure is right as far as it goes. Raises what `export_checkpoint` raises, and
     the stream's own OSError.
     """
-    index = _index(store, checkpoint)
+    index = load_index(store, checkpoint)
     with progress.task("export", index.size_bytes) as task:
         for data in _pieces(store, index):
             stream.write(data)
@@ -111,15 +131,6 @@ def _pieces(store: Store, index: Index) -> Iterator[bytes | memoryview]:
             continue
         for done in range(chunk.start, chunk.end, len(_ZEROS)):
             yield memoryview(_ZEROS)[: chunk.end - done]
-
-
-def _index(store: Store, checkpoint: Checkpoint) -> Index:
-    try:
-        return load_index(store, checkpoint)
-    except NoInputError as error:
-        if checkpoint.deleted_at is None:
-            raise
-        raise NoInputError(f"checkpoint {checkpoint.number} was deleted", where=error.where) from error
 
 
 def _require_size(index: Index, path: str, size_bytes: int) -> None:
@@ -144,21 +155,10 @@ def _write_cow(
     store: Store, index: Index, path: str, options: ExportOptions, progress: Progress
 ) -> tuple[Assembled, DifferenceReport]:
     assert options.cow_over is not None
-    with _nameless(os.path.dirname(os.path.realpath(path))) as image:
+    with nameless(os.path.dirname(os.path.realpath(path))) as image:
         assembled = assemble(store, index, image, progress=progress)
         made = difference(options.cow_over, image.path, path, replace=options.replace, progress=progress)
     return assembled, made
-
-
-@contextlib.contextmanager
-def _nameless(directory: str) -> Iterator[DiskFile]:
-    """Give an empty file in `directory` that no name leads to but the one below /proc."""
-    try:
-        file = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115  (closed below, under its duplicate)
-    except OSError as error:
-        raise from_os_error(error, "create a file in", directory) from error
-    with file, DiskFile(f"/proc/self/fd/{file.fileno()}", os.dup(file.fileno())) as disk:
-        yield disk
 
 
 def _report(
