@@ -83,6 +83,10 @@ def test_the_boot_command_leaves_umls_own_directory_alone() -> None:
     assert len([word for word in argv if word.startswith("ubd")]) == 1
 
 
+def test_the_boot_command_takes_the_guests_own_kernel() -> None:
+    assert boot_argv(Guest("x", "/g", kernel="/opt/linux-6.6"))[:3] == ("setarch", "-R", "/opt/linux-6.6")
+
+
 def test_no_command_boots_from_a_path_with_a_comma() -> None:
     with pytest.raises(DataError):
         boot_argv(Guest("x", "/a,b"))

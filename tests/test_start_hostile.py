@@ -16,7 +16,7 @@ from umldisk.build.ownership import Ownership, plan_ownership
 from umldisk.config.guest import Guest
 from umldisk.cow import journal
 from umldisk.cow.creating import create
-from umldisk.ops.running import policies, starting
+from umldisk.ops.running import drives_at_start, starting
 from umldisk.system.accounts import User
 from umldisk.system.acting import acting_as
 
@@ -48,7 +48,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[BuiltSite]:
 
 def _at_the_last_moment(monkeypatch: pytest.MonkeyPatch, snare: Callable[[], object]) -> None:
     """Lay a snare when everything was looked over."""
-    apply = policies.apply_policies
+    apply = drives_at_start.apply_policies
 
     def apply_and_wait(*arguments: object, **options: object) -> object:
         disks = apply(*arguments, **options)  # type: ignore[arg-type]

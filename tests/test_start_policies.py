@@ -16,7 +16,7 @@ from umldisk.cow.creating import create
 from umldisk.cow.dialect import Dialect
 from umldisk.cow.file import Access, CowFile, read_header
 from umldisk.errors import BusyError, NoInputError, StorageError, UsageError
-from umldisk.guest.policies import Step, plan_start_policies
+from umldisk.guest.at_start import Step, plan_start_policies
 from umldisk.guest.state import RunDisk
 from umldisk.image.drives import AtStart, Drive
 from umldisk.system import locks

@@ -16,7 +16,7 @@ from umldisk.config.guest import Guest
 from umldisk.errors import DataError
 from umldisk.image.drives import AtStart
 from umldisk.ops.restoring import restore
-from umldisk.ops.running import policies
+from umldisk.ops.running import drives_at_start
 from umldisk.system.swapping import Standing
 
 _DIRECTORY, _WRITABLE = Standing(0o711, STRANGER, STRANGER), Standing(0o600, STRANGER, STRANGER)
@@ -35,7 +35,7 @@ def theirs(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> Broken:
     def plan(guest: Guest, **_options: object) -> object:
         return dataclasses.replace(plan_ownership(guest, is_root=True), directory=_DIRECTORY, writable=_WRITABLE)
 
-    for module in (policies, restore):
+    for module in (drives_at_start, restore):
         monkeypatch.setattr(module, "plan_ownership", plan)
     for name in broken.names:
         os.chown(broken.directory / name, STRANGER, STRANGER)

@@ -10,7 +10,7 @@ from umldisk.guest.state import RunDisk
 from umldisk.image.drives import AtStart
 from umldisk.ops.restoring.holding import RestoreOptions
 from umldisk.ops.restoring.reporting import RestoreReport
-from umldisk.ops.running.policies import apply_policies
+from umldisk.ops.running.drives_at_start import apply_policies
 from umldisk.ops.running.reset import reset_guest
 
 STRANGER = USER_ID

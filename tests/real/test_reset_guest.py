@@ -16,7 +16,7 @@ from umldisk.config.site import Site
 from umldisk.guest.state import RunDisk
 from umldisk.image.drives import AtStart
 from umldisk.ops.provision import build_guest
-from umldisk.ops.running.policies import apply_policies
+from umldisk.ops.running.drives_at_start import apply_policies
 from umldisk.ops.running.reset import reset_guest
 
 pytestmark = [needs("linux", "setarch", "mke2fs", "debugfs", "e2fsck", "busybox"), pytest.mark.slow]

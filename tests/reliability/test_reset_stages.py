@@ -26,7 +26,7 @@ from tests.kit.restorable import HOME, ROOT, SWAP, VAR
 from umldisk.errors import BusyError, UmldiskError
 from umldisk.ops.restoring.reporting import RestoreReport
 from umldisk.ops.restoring.restore import is_unfinished, restore_guest
-from umldisk.ops.running.policies import finish_interrupted
+from umldisk.ops.running.drives_at_start import finish_interrupted
 from umldisk.ops.running.reset import rebuild, reset_guest
 
 pytestmark = pytest.mark.slow

@@ -87,25 +87,35 @@ def boot_argv(guest: Guest, *, uml_dir: str | None = None) -> tuple[str, ...]:
 
     Raises DataError when UML could not read the disks' paths out of it, or would find it too long.
     """
-    argv = (
-        *("setarch", "-R"),
-        "linux",
+    ubds = [ubd_argument(drive, guest.directory) for drive in guest.drives]
+    return ("setarch", "-R", guest.kernel, *kernel_arguments(guest, ubds, uml_dir=uml_dir))
+
+
+def kernel_arguments(
+    guest: Guest, ubds: Sequence[str], *, uml_dir: str | None, serial: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Return what the kernel gets as arguments, with its disks as `ubds` and perhaps serial lines.
+
+    Raises DataError when UML would cut them off.
+    """
+    words = (
         f"mem={guest.start_memory}",
         f"umid={guest.name}",
         *([f"uml_dir={uml_dir}"] if uml_dir else []),
         "con=null",
         "con0=fd:0,fd:1",
         "ssl=null",
+        *serial,
         "root=/dev/ubda",
         "ro",
         "initcall_blacklist=raid6_select_algo",
-        *(ubd_argument(drive, guest.directory) for drive in guest.drives),
+        *ubds,
     )
-    require_command_line(argv[argv.index("linux") + 1 :], guest.directory)
-    return argv
+    _require_command_line(words, guest.directory)
+    return words
 
 
-def require_command_line(words: Sequence[str], directory: str) -> None:
+def _require_command_line(words: Sequence[str], directory: str) -> None:
     """Raise DataError when UML would cut off its arguments, which hold the paths of the disks in `directory`."""
     length = len(os.fsencode(" ".join(words)))
     if length > _COMMAND_LINE_BYTES:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from umldisk.config.guest import Guest, require_command_line
+from umldisk.config.guest import Guest, kernel_arguments
 from umldisk.guest.state import RunDisk
 from umldisk.image.drives import require_ubd_path
 
@@ -22,24 +22,11 @@ AGENT_IN_FD, AGENT_OUT_FD, INFO_FD, LOCK_FD = 60, 61, 62, 63
 """Numbers of descriptors that the kernel, or bubblewrap before it, inherits: those below are soon in use."""
 
 
-def kernel_arguments(guest: Guest, disks: Sequence[RunDisk], *, socket_directory: str, has_agent: bool) -> list[str]:
+def run_arguments(guest: Guest, disks: Sequence[RunDisk], *, socket_directory: str, has_agent: bool) -> tuple[str, ...]:
     """Return what the kernel gets as arguments; raises DataError when UML could not read a path out of them."""
-    agent = [f"ssl0=fd:{AGENT_IN_FD},fd:{AGENT_OUT_FD}"] if has_agent else []
-    words = [
-        f"mem={guest.start_memory}",
-        f"umid={guest.name}",
-        f"uml_dir={socket_directory}",
-        "con=null",
-        "con0=fd:0,fd:1",
-        "ssl=null",
-        *agent,
-        "root=/dev/ubda",
-        "ro",
-        "initcall_blacklist=raid6_select_algo",
-        *(_ubd(disk) for disk in disks),
-    ]
-    require_command_line(words, guest.directory)
-    return words
+    serial = [f"ssl0=fd:{AGENT_IN_FD},fd:{AGENT_OUT_FD}"] if has_agent else []
+    ubds = [_ubd(disk) for disk in disks]
+    return kernel_arguments(guest, ubds, uml_dir=socket_directory, serial=serial)
 
 
 def _ubd(disk: RunDisk) -> str:

@@ -24,7 +24,7 @@ from umldisk.config.guest import Guest
 from umldisk.cow.file import Access
 from umldisk.cow.findings import Finding, Severity
 from umldisk.errors import DataError, NoInputError, StorageError
-from umldisk.guest.policies import DriveStart, Step
+from umldisk.guest.at_start import DriveStart, Step
 from umldisk.image.drives import Drive
 from umldisk.ops.examine import examine
 from umldisk.progress import SILENT, Progress

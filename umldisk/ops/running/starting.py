@@ -28,18 +28,18 @@ from umldisk.config.guest import Guest
 from umldisk.config.site import Site
 from umldisk.errors import DataError, NoInputError, StorageError, UmldiskError
 from umldisk.guest import rundir
-from umldisk.guest.commandline import INFO_FD, LOCK_FD, kernel_arguments
+from umldisk.guest.at_start import DriveStart, Step, plan_start_policies
+from umldisk.guest.commandline import INFO_FD, LOCK_FD, run_arguments
 from umldisk.guest.console_log import last_lines
 from umldisk.guest.jail import Jail, can_have_own_users, jail_argv, require_bubblewrap, temp_bytes_for
 from umldisk.guest.kernel import Kernel, find_kernel
 from umldisk.guest.launching import RunPlan, start_supervised
 from umldisk.guest.mconsole.address import mconsole_of
-from umldisk.guest.policies import DriveStart, Step, plan_start_policies
 from umldisk.guest.state import RunDisk, RunState, end_of, read_state
 from umldisk.guest.throwaway import run_disk
 from umldisk.ops.restoring.stages import require_finished
+from umldisk.ops.running.drives_at_start import apply_policies, finish_interrupted
 from umldisk.ops.running.headers import finish_headers, settle_headers
-from umldisk.ops.running.policies import apply_policies, finish_interrupted
 from umldisk.ops.running.preflight import check_disks, check_room, room_of
 from umldisk.progress import SILENT, Progress
 from umldisk.system.acting import acting_as
@@ -205,7 +205,7 @@ class _Starting:
         files = self.guest.files
         has_agent = files.agent and "ttyS0" not in files.consoles and init in _KNOWN_INITS
         sockets = rundir.socket_directory(self.run_directory, self.guest.name, uid=self.runner.uid)
-        words = kernel_arguments(self.guest, disks, socket_directory=sockets, has_agent=has_agent)
+        words = run_arguments(self.guest, disks, socket_directory=sockets, has_agent=has_agent)
         return RunPlan(
             guest=self.guest.name,
             run_directory=self.run_directory,

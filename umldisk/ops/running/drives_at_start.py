@@ -1,4 +1,4 @@
-"""Doing at a start what its policies say; `umldisk.guest.policies` decides it.
+"""Doing at a start what its policies say; `umldisk.guest.at_start` decides it.
 
 A start calls `finish_interrupted` before it looks at the disks, because a reset that was cut off has them half in
 place, and `apply_policies` when it has looked and found them good; all of it with the run claimed, so that nobody else
@@ -15,7 +15,7 @@ from umldisk.build import publish
 from umldisk.build.ownership import Ownership, plan_ownership
 from umldisk.config.guest import Guest
 from umldisk.config.site import Site
-from umldisk.guest.policies import DriveStart, Step, plan_start_policies
+from umldisk.guest.at_start import DriveStart, Step, plan_start_policies
 from umldisk.guest.state import RunDisk
 from umldisk.guest.throwaway import make_empty, make_throw_away, run_disk, scratch, throw_away_name
 from umldisk.ops.restoring.restore import finish_reset
