@@ -37,6 +37,8 @@ from enum import Enum
 from typing import Protocol
 
 from umldisk.errors import BusyError, NoInputError, StorageError, UmldiskError
+from umldisk.system.pids import boot_id
+from umldisk.system.process_status import status_of
 
 PREFIX = "leases/"
 
@@ -93,7 +95,7 @@ class Claim:
     def ours(cls, kind: Kind, guest: str = "") -> Claim:
         """Return the claim of this process."""
         pid = os.getpid()
-        return cls(kind, guest, socket.gethostname(), pid, _boot(), _namespace(), _started(pid) or 0)
+        return cls(kind, guest, socket.gethostname(), pid, boot_id(), _namespace(), _started(pid) or 0)
 
     @classmethod
     def parse(cls, data: bytes) -> Claim | None:
@@ -115,7 +117,7 @@ class Claim:
     @property
     def is_here(self) -> bool:
         """Whether its process number means something here."""
-        return (self.boot, self.namespace) == (_boot(), _namespace())
+        return (self.boot, self.namespace) == (boot_id(), _namespace())
 
     @property
     def is_dead(self) -> bool:
@@ -241,19 +243,11 @@ def _clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def _boot() -> str:
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
-
-
 def _namespace() -> int:
     return os.stat("/proc/self/ns/pid").st_ino
 
 
 def _started(pid: int) -> int | None:
-    """Return when a process began, in clock ticks since boot, None when there is none (proc_pid_stat(5), field 22)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except OSError:
-        return None
+    """Return when a process began, in clock ticks since boot, None when there is none."""
+    status = status_of(pid)
+    return None if status is None else status.start_ticks

@@ -110,9 +110,8 @@ def find_changes(
         references = References(site, guest, kept, since, store, catalog, progress)
         references.require_named()
         chosen = {drive.name: _chosen(references, drive) for drive in wanted}
-        pause_seconds, seen = None, Seen()
         if kept is not None:
-            seen = open_evidence(kept, wanted, resources)
+            seen, pause_seconds = open_evidence(kept, wanted, resources), None
         else:
             seen, pause_seconds = open_guest(site, guest, wanted, resources)
         comparison = _Comparison(site, references, chosen, seen)
