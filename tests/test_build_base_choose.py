@@ -86,7 +86,7 @@ def test_the_standard_input_may_be_either(tmp_path: Path, monkeypatch: pytest.Mo
     for make, kind in ((make_tar, TarBase), (make_image, ImageBase)):
         (tmp_path / kind.__name__).mkdir()
         with make(tmp_path / kind.__name__).open("rb") as stream:
-            monkeypatch.setattr(os, "dup", lambda _zero, stream=stream: duplicate(stream.fileno()))
+            monkeypatch.setattr(os, "dup", lambda fd, stream=stream: duplicate(fd or stream.fileno()))
             assert kind_and_paths(STDIN, tmp_path) == (kind, EXPECTED_PATHS)
 
 

@@ -195,6 +195,16 @@ def test_the_umid_of_a_guest_that_chose_one_is_found_in_its_directory(tmp_path: 
         assert umid_of(pid) == "bbbbbb"
 
 
+def test_a_directory_that_a_killed_guest_left_does_not_name_the_next_process_with_its_id(tmp_path: Path) -> None:
+    with sleeping(f"uml_dir={tmp_path}") as pid:
+        for name, age_seconds in (("killed", 60), ("alive", 0)):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "pid").write_text(f"{pid}\n")
+            then = os.stat(tmp_path / name / "pid").st_mtime - age_seconds
+            os.utime(tmp_path / name / "pid", (then, then))
+            assert umid_of(pid) == (None if age_seconds else name)
+
+
 def test_no_guest_has_no_umid(tmp_path: Path) -> None:
     with sleeping(f"uml_dir={tmp_path / 'missing'}") as pid:
         assert umid_of(pid) is None

@@ -15,10 +15,13 @@ import errno
 import fcntl
 import os
 import struct
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from umldisk.errors import BusyError, from_os_error
+from umldisk.errors import BusyError, UmldiskError, from_os_error
+from umldisk.system.process_status import age_seconds, status_of
+from umldisk.system.processes import command_line
 
 _FLOCK = struct.Struct("hhqqi4x")
 """struct flock of 64-bit Linux: type, whence, start, length, pid."""
@@ -122,24 +125,28 @@ def _carries_lock(pid: int, descriptor: str) -> bool:
 def umid_of(pid: int) -> str | None:
     """Return the name of the UML guest that process `pid` is, or None when it is none or cannot be told.
 
-    A guest started without `umid=` chose a random one; its directory under ~/.uml holds the process id.
+    A guest started without `umid=` chose a random one; its directory under ~/.uml holds the process id. A guest that
+    was killed leaves such a directory behind, and its id becomes another's: a file that is older than the process does
+    not speak of it.
     """
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as command:
-            words = command.read().split(b"\0")
-    except OSError:
-        return None
-    given = [word[5:] for word in words if word.startswith(b"umid=")]
+    words = command_line(pid)
+    given = [word[5:] for word in words if word.startswith("umid=")]
     if given:
-        return given[-1].decode(errors="replace")
-    directories = [word[8:] for word in words if word.startswith(b"uml_dir=")]
-    return _umid_in(os.fsdecode(directories[-1]) if directories else os.path.expanduser("~/.uml"), pid)
+        return given[-1]
+    directories = [word[8:] for word in words if word.startswith("uml_dir=")]
+    return _umid_in(directories[-1] if directories else os.path.expanduser("~/.uml"), pid)
 
 
 def _umid_in(uml_dir: str, pid: int) -> str | None:
-    with contextlib.suppress(OSError), os.scandir(uml_dir) as entries:
+    with contextlib.suppress(OSError, UmldiskError), os.scandir(uml_dir) as entries:
         for entry in entries:
             with contextlib.suppress(OSError, ValueError), open(f"{entry.path}/pid", encoding="ascii") as file:
-                if int(file.read()) == pid:
+                if int(file.read()) == pid and not _is_older(file.fileno(), pid):
                     return entry.name
     return None
+
+
+def _is_older(fd: int, pid: int) -> bool:
+    """Whether a file was last written before the process started, by clocks that differ by a second at most."""
+    status = status_of(pid)
+    return status is None or time.time() - os.fstat(fd).st_mtime > age_seconds(status.start_ticks) + 1

@@ -9,6 +9,7 @@ to be reaped, but for the number of its threads (fs/proc/array.c, do_task_stat).
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -70,3 +71,8 @@ def status_of(pid: int) -> ProcessStatus | None:
 def visible_pids() -> Iterator[int]:
     """Yield the ids of the processes that can be seen from here."""
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def age_seconds(start_ticks: int) -> float:
+    """Return how long a process runs that started so many ticks after the boot, by the clock that no one sets."""
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - start_ticks / os.sysconf("SC_CLK_TCK"))

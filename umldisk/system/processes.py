@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from umldisk.errors import StorageError
 from umldisk.system.pids import ProcessId, boot_id
-from umldisk.system.process_status import status_of, visible_pids
+from umldisk.system.process_status import age_seconds, status_of, visible_pids
 
 _OF_ONE_MEMORY = ("VmPeak", "VmData", "VmStk", "VmExe", "VmLib", "VmPTE")
 
@@ -36,8 +35,8 @@ class Process:
 
     @property
     def age_seconds(self) -> float:
-        """How long it runs, by the clock that no one sets."""
-        return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - self.start_ticks / os.sysconf("SC_CLK_TCK"))
+        """How long it runs."""
+        return age_seconds(self.start_ticks)
 
 
 Processes = Mapping[int, Process]

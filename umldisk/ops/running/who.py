@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from itertools import takewhile
 
 from umldisk.config.site import Site
 from umldisk.cow import header as headers
@@ -265,13 +266,18 @@ class _Groups:
 
     def _eldest(self, pid: int, umid: str) -> int:
         """Return the first of the ancestors, without a gap, that belong to the same UML guest."""
-        while (process := self._processes.get(pid)) is not None and locks.umid_of(process.parent) == umid:
+        return [pid, *takewhile(lambda parent: locks.umid_of(parent) == umid, self._ancestors(pid))][-1]
+
+    def _ancestors(self, pid: int) -> Iterator[int]:
+        """Yield the ids of the parent, its parent and so on; a parent always started no later than its children."""
+        while (process := self._processes.get(pid)) is not None and process.parent in self._processes:
             pid = process.parent
-        return pid
+            yield pid
 
     def _age_order(self, pid: int) -> tuple[int, int]:
+        """Sort the eldest first; of those that started within one tick, parents. Ids say nothing: they start anew."""
         process = self._processes.get(pid)
-        return (process.start_ticks if process else 0, pid)
+        return (process.start_ticks if process else 0, sum(1 for _ancestor in self._ancestors(pid)))
 
     def holds(self, target: Target) -> Iterator[Hold]:
         """Yield every guest and process, guests first."""
