@@ -113,11 +113,19 @@ def test_an_empty_manifest_is_json_too() -> None:
         '{"format": 1}',
         '{"format": 1, "guest": 1, "base": 2, "drives": 3, "files": 4}',
         "\xff",
+        "[" * 100_000,
     ],
 )
 def test_what_is_no_manifest_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / manifest.FILE_NAME).write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError):
+        manifest.read(str(tmp_path))
+
+
+def test_a_manifest_that_would_fill_the_memory_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / manifest.FILE_NAME).touch()
+    os.truncate(tmp_path / manifest.FILE_NAME, 1 << 40)
+    with pytest.raises(DataError, match="too large for a manifest"):
         manifest.read(str(tmp_path))
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.kit import model
 from tests.kit.commands import holding
 from tests.kit.peers import needs
 from tests.kit.sites import NAME, SMALL, BuiltSite
@@ -136,6 +137,17 @@ def test_a_damaged_cow_file(site: BuiltSite) -> None:
         file.seek(4096)
         file.write(b"\xff" * 100)
     assert _refused(site)[0] == 65
+
+
+def test_a_page_that_the_kernel_would_mix_up(site: BuiltSite) -> None:
+    """UML reads whole pages from one file: of a page with one changed sector it would take all from the COW file."""
+    model.write_cow(site.guest / "var_cow", site.guest / "var_fs", {801: b"\1" * 512})
+    code, line = _refused(site)
+    assert code == 65
+    assert "1 page holds" in line
+    assert "var_cow" in line
+    assert site("align", site.guest / "var_cow").code == 0
+    assert site("start", "--dry-run", NAME).code == 0
 
 
 @pytest.mark.parametrize("name", ["root_cow", "tmp_fs"])

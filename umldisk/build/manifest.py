@@ -37,6 +37,8 @@ from umldisk.system.files import open_disk
 
 FILE_NAME = "manifest.json"
 FORMAT = 1
+LIMIT_BYTES = 1 << 30
+"""Some four million files. The guest's own user can write the manifest, and it must not cost its reader all memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +137,7 @@ def read(directory: str) -> Manifest:
     Raises NoInputError when there is none, DataError when it is not one of ours or of a later format.
     """
     path = os.path.join(directory, FILE_NAME)
-    try:
-        with open_disk(path) as file:
-            found = json.loads(file.read_at(0, file.size_bytes))
-    except NoInputError as error:
-        hint = "disks that an older version built have none; build again with --force"
-        raise NoInputError("the guest has no manifest", where=path, hint=hint) from error
-    except ValueError as error:
-        raise DataError("the manifest cannot be read", where=path, found=str(error)) from error
+    found = _parse(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         number = found.get("format") if isinstance(found, dict) else None
         raise DataError("a manifest of another format", where=path, expected=FORMAT, found=number)
@@ -151,3 +146,16 @@ def read(directory: str) -> Manifest:
         return Manifest(found["guest"], found["base"], *rows, init=str(found.get("init", "other")))
     except (KeyError, TypeError) as error:
         raise DataError("the manifest lacks a part", where=path, found=str(error)) from error
+
+
+def _parse(path: str) -> object:
+    try:
+        with open_disk(path) as file:
+            if file.size_bytes > LIMIT_BYTES:
+                raise DataError("too large for a manifest", where=path, expected=LIMIT_BYTES, found=file.size_bytes)
+            return json.loads(file.read_at(0, file.size_bytes))
+    except NoInputError as error:
+        hint = "disks that an older version built have none; build again with --force"
+        raise NoInputError("the guest has no manifest", where=path, hint=hint) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError("the manifest cannot be read", where=path, found=str(error)) from error
