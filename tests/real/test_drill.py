@@ -248,7 +248,7 @@ def test_an_ordinary_user_can_drill() -> None:
 
 
 @needs("mmdebstrap")
-def test_a_failed_unit_of_a_debian_is_named(site: BuiltSite) -> None:
+def test_a_failed_unit_and_a_missing_library_of_a_debian_are_named(site: BuiltSite) -> None:
     text = f'{_GUEST}memory = "128M"\nmodules = false\nprobe = "systemctl is-active systemd-journald"\n'
     site.build(text, "--base", str(debian_base(Init.SYSTEMD)))
     take(site)
@@ -264,3 +264,8 @@ def test_a_failed_unit_of_a_debian_is_named(site: BuiltSite) -> None:
     assert failed(report) == {"units": "failed: broken.service"}
     assert outcomes(report)["probe"] == "passed"
     assert last_record(site).endswith(", probed: units: failed: broken.service")
+    alter(site, "root", "rm /usr/lib/x86_64-linux-gnu/libcap.so.2")
+    report = drill(site, code=1)
+    (wrong,) = [one for one in report["steps"] if one["outcome"] == "failed"]
+    assert wrong["step"] in ("boot", "ready")
+    assert "error while loading shared libraries: libcap.so.2" in " ".join(wrong["output"])
