@@ -268,4 +268,5 @@ def test_a_failed_unit_and_a_missing_library_of_a_debian_are_named(site: BuiltSi
     report = drill(site, code=1)
     (wrong,) = [one for one in report["steps"] if one["outcome"] == "failed"]
     assert wrong["step"] in ("boot", "ready")
-    assert "error while loading shared libraries: libcap.so.2" in " ".join(wrong["output"])
+    assert "/sbin/init: error while loading shared libraries: libcap.so.2: " in wrong["what"]
+    assert "libcap.so.2" in last_record(site)

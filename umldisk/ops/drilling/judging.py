@@ -57,9 +57,12 @@ def status_words(status: int | None) -> str:
 
 
 def _quoting(what: str, words: Sequence[str]) -> str:
-    """Return `what` with the line that is likeliest the reason: a panic, else the last."""
-    panic = [line for line in words if "kernel panic" in line.lower()]
-    return f"{what}: {(panic or words)[-1]}" if words else what
+    """Return `what` with the line that is likeliest the reason: a library that lacks, else a panic, else the last."""
+    for reason in ("error while loading shared libraries", "kernel panic", ""):
+        lines = [line for line in words if reason in line.lower()]
+        if lines:
+            return f"{what}: {lines[-1]}"
+    return what
 
 
 def judge_mounts(drives: Iterable[Drive], mounts: str, swaps: str) -> Found:
