@@ -40,7 +40,7 @@ import umldisk
 for module in pkgutil.walk_packages(umldisk.__path__, "umldisk."):
     if module.name.split(".")[1] in ("build", "config", "cow", "image", "system"):
         importlib.import_module(module.name)
-for module in ("cli.build", "cli.group", "cli.output", "cli.progress", "ops.check_build", "ops.provision"):
+for module in ("cli.build", "cli.group", "cli.main", "cli.output", "cli.progress", "ops.check_build", "ops.provision"):
     importlib.import_module("umldisk." + module)
 os.setgroups([])
 os.setresgid({USER_ID}, {USER_ID}, {USER_ID})
