@@ -38,10 +38,8 @@ _AS_USER = f"""
 import bz2, encodings.idna, grp, importlib, lzma, os, pkgutil, pwd, sys, tempfile, tomllib, zlib, zstandard
 import umldisk
 for module in pkgutil.walk_packages(umldisk.__path__, "umldisk."):
-    if module.name.split(".")[1] in ("build", "config", "cow", "image", "system"):
+    if not module.name.endswith(".__main__"):
         importlib.import_module(module.name)
-for module in ("cli.build", "cli.group", "cli.main", "cli.output", "cli.progress", "ops.check_build", "ops.provision"):
-    importlib.import_module("umldisk." + module)
 os.setgroups([])
 os.setresgid({USER_ID}, {USER_ID}, {USER_ID})
 os.setresuid({USER_ID}, {USER_ID}, {USER_ID})
