@@ -10,6 +10,7 @@ from tests.kit.faults import without_rights
 from tests.kit.peers import needs
 from tests.kit.store_contract import Home, StoreContract, chunk
 from umldisk.checkpoint import pending
+from umldisk.checkpoint.directory_place import Place
 from umldisk.checkpoint.store import index_key, record_key
 from umldisk.checkpoint.stores import open_store
 from umldisk.errors import NoInputError, StorageError, UsageError
@@ -67,6 +68,27 @@ def test_many_chunks_are_published_on_the_way(place: Path, monkeypatch: pytest.M
     assert len([*place.glob("chunks/*/*.cacnk")]) == 20
     store.flush()
     assert {path.name for path in place.glob("chunks/*/*.cacnk")} == {Path(chunk(n)[0]).name for n in range(25)}
+
+
+@pytest.mark.parametrize(
+    ("count", "unwritten_bytes", "at_once"), [(3, 0, False), (5, 0, True), (5, 1 << 40, False), (9, 1 << 40, True)]
+)
+def test_the_file_system_is_synced_when_that_does_not_wait_for_others(
+    count: int, unwritten_bytes: int, at_once: bool, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(pending, "_FEW", 4)
+    monkeypatch.setattr(pending, "_MANY", 8)
+    monkeypatch.setattr(pending, "unwritten_bytes", lambda: unwritten_bytes)
+    monkeypatch.setattr(Place, "sync", lambda _self: synced.append("all"))
+    monkeypatch.setattr(pending, "_sync_each", synced.extend)
+    store = open_store(str(place))
+    for number in range(count):
+        store.put(*chunk(number))
+    store.flush()
+    files, directories = synced[: 1 if at_once else count], synced[1 if at_once else count :]
+    assert files == ["all"] if at_once else all(path.startswith(f"{place}/staging/") for path in files)
+    assert directories == ["all"] if at_once else f"{place}/chunks" in directories
 
 
 def test_foreign_files_are_left_alone(place: Path) -> None:

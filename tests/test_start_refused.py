@@ -166,7 +166,7 @@ def test_a_missing_disk(site: BuiltSite) -> None:
 
 
 def test_more_memory_than_there_is(site: BuiltSite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "_available_memory", lambda: (64 << 20) - 1)
+    monkeypatch.setattr(preflight, "available_bytes", lambda: (64 << 20) - 1)
     code, line = _refused(site)
     assert code == 74
     assert "too little memory for the guest (expected 64 MiB, found 63 MiB)" in line

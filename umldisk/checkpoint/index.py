@@ -84,16 +84,17 @@ class Index:
     @property
     def is_regular(self) -> bool:
         """Whether the chunks are cut as ours: places of 64 KiB, or a whole region that is zeros."""
-        size = self.size_bytes
         ends = _ends(self.table).tolist()
-        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            # No need to ask where it starts: whatever came before ended at a multiple of 64 KiB.
-            is_place = end - start == CHUNK_BYTES or (end == size and start == size - size % CHUNK_BYTES)
-            if not is_place:
-                is_region = not start % REGION_BYTES and end == min(start + REGION_BYTES, size)
-                if not (is_region and self._name(number) == null_name(end - start)):
-                    return False
-        return True
+        lengths = map(operator.sub, ends, [0, *ends[:-1]])
+        return all(self._is_end_or_zeros(n) for n, length in enumerate(lengths) if length != CHUNK_BYTES)
+
+    def _is_end_or_zeros(self, number: int) -> bool:
+        """Whether a chunk is the rest of the disk, or a region of zeros; all before it are regular."""
+        size, start, end = self.size_bytes, self._end(number - 1), self._end(number)
+        if end == size and start == size - size % CHUNK_BYTES:
+            return True
+        is_region = not start % REGION_BYTES and end == min(start + REGION_BYTES, size)
+        return is_region and self._name(number) == null_name(end - start)
 
     def _name(self, number: int) -> bytes:
         return self.table[number * layout.ITEM.size + 8 : (number + 1) * layout.ITEM.size]

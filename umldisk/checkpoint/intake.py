@@ -11,6 +11,7 @@ all others the store is asked. So taking a disk as a whole also heals a store th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
@@ -74,7 +75,7 @@ def take_in(
     below, too, for which the plan must name all places where it can differ. Every chunk that the indexes name is in
     the store afterwards and durable, if those of `base` were. Raises StorageError when reading or storing fails.
     """
-    with _Chunks(store) as chunks:
+    with _Chunks(store) as chunks, _scattered(view) if base else contextlib.nullcontext():
         regions = _Regions(_in_order(_Reader(view, chunks, base).read, plan), task)
         index = spliced(base, view.size_bytes, regions.items())
         task.add(view.size_bytes - regions.done)
@@ -83,6 +84,26 @@ def take_in(
             chunks.keep(name, bytes(length))
         chunks.flush()
         return Intake(index, below, regions.read_bytes, chunks.stored_bytes)
+
+
+@contextlib.contextmanager
+def _scattered(view: Layer) -> Iterator[None]:
+    """Keep the kernel from reading ahead: behind a changed place of a COW file there are holes, which it would fill."""
+    files = {layer.disk.fd for layer in _stack(view)}
+    for fd in files:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    try:
+        yield
+    finally:
+        for fd in files:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_NORMAL)
+
+
+def _stack(layer: Layer) -> Iterator[Layer]:
+    while isinstance(layer, CowLayer):
+        yield layer
+        layer = layer.below
+    yield layer
 
 
 class _Regions:

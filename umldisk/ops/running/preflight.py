@@ -31,6 +31,7 @@ from umldisk.progress import SILENT, Progress
 from umldisk.system import locks
 from umldisk.system.digest import sparse_sha256
 from umldisk.system.files import DiskFile, open_disk
+from umldisk.system.memory import available_bytes
 from umldisk.system.swapping import explained
 
 LEAST_FREE_BYTES = 16 << 20
@@ -173,19 +174,7 @@ def _mib(size_bytes: int) -> str:
 
 def room_of(guest: Guest, *, temp_directory: str | None) -> Room:
     """Ask the host; `temp_directory` is where the guest's memory file will be, None when that takes memory anyway."""
-    return Room(_available_memory(), _free(temp_directory) if temp_directory else None, _free(guest.directory))
-
-
-def _available_memory() -> int:
-    with explained("read", "/proc/meminfo"), open("/proc/meminfo", encoding="ascii") as file:
-        rows = dict(_fields(file))
-    return rows.get("MemAvailable", 0) * 1024
-
-
-def _fields(lines: Sequence[str] | Iterator[str]) -> Iterator[tuple[str, int]]:
-    for line in lines:
-        name, _colon, rest = line.partition(":")
-        yield name, int(rest.split()[0])
+    return Room(available_bytes(), _free(temp_directory) if temp_directory else None, _free(guest.directory))
 
 
 def _free(directory: str) -> int:
