@@ -215,6 +215,15 @@ def test_a_write_that_was_lost_is_found(tmp_path: Path, monkeypatch: pytest.Monk
         assemble(store, index, target)
 
 
+def test_a_write_that_went_too_far_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = MemoryStore()
+    index = _keep(store, os.urandom(CHUNK_BYTES) + bytes(CHUNK_BYTES))
+    real = DiskFile.write_at
+    monkeypatch.setattr(DiskFile, "write_at", lambda disk, offset, data: real(disk, offset, bytes(data) + b"more"))
+    with _fresh(tmp_path) as target, pytest.raises(StorageError, match=f"byte {CHUNK_BYTES} "):
+        assemble(store, index, target)
+
+
 @pytest.mark.parametrize("offset", [0, CHUNK_BYTES, 3 * CHUNK_BYTES + 5, 5 * CHUNK_BYTES + 17])
 def test_a_disk_that_differs_is_told_by_its_first_chunk(offset: int, tmp_path: Path) -> None:
     data = _image([1, 2, 3, 0, 9, 1], 18)

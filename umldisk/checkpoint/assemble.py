@@ -9,13 +9,15 @@
     target   |  3fa1…  |  9c0e…  |  hole   |  77b2…  |      9c0e… comes from the store
 
 Invariants. Nothing is trusted for where it comes from: a chunk from the store and a chunk from the seed are hashed
-before they count, a seed whose chunk is not what its index says is passed over for the store. At the end the whole
-target is read again and held against the index, so that what was written is what is there. A chunk that is missing or
-damaged ends the assembly with its name; the target is then worth nothing, and whoever owns it lets it vanish.
+before they count, a seed whose chunk is not what its index says is passed over for the store. What was written is read
+back at once and compared, and what is shared is hashed where it lies, so that all that counts is what is there. A chunk
+that is missing or damaged ends the assembly with its name; the target is then worth nothing, and whoever owns it lets
+it vanish.
 
 The work is done by threads in batches of consecutive chunks; hashing, unpacking, reading and writing leave Python's
 lock alone. What is in memory is a chunk for each thread, whatever the size of the disk. Zeros are never written:
-null chunks stay holes, and so do pages of zeros inside of chunks.
+null chunks stay holes, and so do pages of zeros inside of chunks. The kernel is told to begin with writing out each
+batch, because by itself it would wait until a tenth of all memory is to be written, and whoever syncs for all of that.
 
 Left out: seeds that hold a chunk at another place. Places of a disk seldom move.
 """
@@ -38,6 +40,7 @@ from umldisk.errors import DataError, NoInputError, StorageError, from_os_error
 from umldisk.progress import SILENT, Progress
 from umldisk.system import sparse, transfer
 from umldisk.system.files import DiskFile
+from umldisk.system.syncing import begin_writing_out
 
 BATCH_BYTES = 1 << 20
 _REMOTE_WORKERS = 32
@@ -103,27 +106,25 @@ def assemble(
     target: DiskFile,
     *,
     seed: Seed | None = None,
+    is_kept: bool = True,
     progress: Progress = SILENT,
 ) -> Assembled:
-    """Fill the new, empty file `target` with the disk that `index` describes, and check it; not synced.
+    """Fill the new, empty file `target` with the disk that `index` describes, checked; not synced.
 
-    Raises NoInputError when a chunk is missing, DataError when one is damaged, StorageError when the store, the seed
-    or the target fails.
+    A target that is not kept need never get to the disk. Raises NoInputError when a chunk is missing, DataError when
+    one is damaged, StorageError when the store, the seed or the target fails.
     """
     try:
         os.ftruncate(target.fd, index.size_bytes)
         laid = list(_lay_seed(seed, index, target)) if seed else []
     except OSError as error:
         raise from_os_error(error, "write", target.path) from error
-    filler = _Filler(store, target, seed)
+    filler = _Filler(store, target, seed, is_kept)
     sums = [0, 0, 0, 0]
     with progress.task("assemble", index.size_bytes) as task:
         for tally in in_parallel(filler.fill, _batches(_parts(index, laid)), workers=_workers(store)):
             sums = [total + more for total, more in zip(sums, tally, strict=True)]
             task.add(sum(tally) - tally.shared_bytes)
-    wrong = first_difference(target, index, progress=progress)
-    if wrong is not None:
-        raise StorageError("what was written reads back differently", where=f"{target.path}, byte {wrong}")
     return Assembled(index.size_bytes, *sums)
 
 
@@ -210,10 +211,11 @@ class _Tally(NamedTuple):
 class _Filler:
     """Puts single chunks in place; used from several threads."""
 
-    def __init__(self, store: Store, target: DiskFile, seed: Seed | None) -> None:
+    def __init__(self, store: Store, target: DiskFile, seed: Seed | None, is_kept: bool) -> None:
         self._store = store
         self._target = target
         self._seed = seed
+        self._is_kept = is_kept
 
     def fill(self, batch: list[_Part]) -> _Tally:
         """Put a batch in place and count where it came from."""
@@ -221,6 +223,7 @@ class _Filler:
         for chunk, source in batch:
             length = chunk.end - chunk.start
             if chunk.is_null:
+                self._require(chunk, is_right=_holds(self._target, chunk))
                 zeros += length
             elif source is not None and self._reuse(chunk, source):
                 reused += length
@@ -228,6 +231,8 @@ class _Filler:
             else:
                 self._write(chunk, read_chunk(self._store, chunk.name, length), over=source)
                 fetched += length
+        if self._is_kept and (fetched or reused > shared):
+            begin_writing_out(self._target.fd, batch[0].start, batch[-1].end)
         return _Tally(fetched, reused, shared, zeros)
 
     def _reuse(self, chunk: Chunk, source: _Source) -> bool:
@@ -247,6 +252,12 @@ class _Filler:
         view = memoryview(data)
         for start, end in spans:
             self._target.write_at(chunk.start + start, view[start:end])
+        self._require(chunk, is_right=self._target.read_at(chunk.start, len(data)) == data)
+
+    def _require(self, chunk: Chunk, *, is_right: bool) -> None:
+        if not is_right:
+            where = f"{self._target.path}, byte {chunk.start} or after"
+            raise StorageError("what was written reads back differently", where=where)
 
 
 def _lay_seed(seed: Seed, index: Index, target: DiskFile) -> Iterator[_Source]:

@@ -156,7 +156,7 @@ def _write_cow(
 ) -> tuple[Assembled, DifferenceReport]:
     assert options.cow_over is not None
     with nameless(os.path.dirname(os.path.realpath(path))) as image:
-        assembled = assemble(store, index, image, progress=progress)
+        assembled = assemble(store, index, image, is_kept=False, progress=progress)
         made = difference(options.cow_over, image.path, path, replace=options.replace, progress=progress)
     return assembled, made
 
