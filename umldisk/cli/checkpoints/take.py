@@ -84,11 +84,12 @@ def take(
 ) -> None:
     """Parse, take, present."""
     from umldisk.ops.checkpoints.taking import take_checkpoint
-    from umldisk.ops.watching import publish_metrics
 
     site = current_site(context)
     report = take_checkpoint(site, guest, drives, _options(**options), progress=presenter.progress)
     if metrics is not None and not report.dry_run:
+        from umldisk.ops.watching import publish_metrics
+
         publish_metrics(site, report, metrics)
     presenter.show(report, _lines)
 

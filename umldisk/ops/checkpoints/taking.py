@@ -295,8 +295,9 @@ class _Taking:
         """Note that the backing file equals `index` as long as it looks like this."""
         if look is not None:
             name = disk.drive.name
-            self.store.put(base_key(self.guest, name), index.build())
-            self.catalog.set_base_state(BaseState(self.guest, name, index.digest(), look))
+            built = index.build()
+            self.store.put(base_key(self.guest, name), built)
+            self.catalog.set_base_state(BaseState(self.guest, name, hashlib.sha256(built).hexdigest(), look))
 
 
 def _plan(disk: OpenDrive, basis: Basis, *, with_below: bool) -> Iterable[Reading]:
