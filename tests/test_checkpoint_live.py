@@ -32,7 +32,8 @@ from umldisk.errors import BusyError, DataError, StorageError, UmldiskError, Usa
 from umldisk.guest.state import write_state
 from umldisk.guest.watchdog import THAW
 from umldisk.ops.checkpoints.live import Live
-from umldisk.ops.checkpoints.taking import TakenDrive, TakeOptions, TakeReport, take_checkpoint
+from umldisk.ops.checkpoints.take_report import TakenDrive, TakeOptions, TakeReport
+from umldisk.ops.checkpoints.taking import take_checkpoint
 
 pytestmark = needs("mke2fs")
 

@@ -23,7 +23,8 @@ from umldisk.checkpoint.store import CHUNKS, Store, base_key, chunk_key, index_k
 from umldisk.cow.inplace import merge_into_backing
 from umldisk.cow.layers import CowLayer, RawLayer
 from umldisk.errors import DataError
-from umldisk.ops.checkpoints.taking import TakeOptions, take_checkpoint
+from umldisk.ops.checkpoints.take_report import TakeOptions
+from umldisk.ops.checkpoints.taking import take_checkpoint
 
 
 @pytest.fixture

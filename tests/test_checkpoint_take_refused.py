@@ -21,7 +21,8 @@ from umldisk.cow.inplace import SiblingPolicy
 from umldisk.errors import BusyError, DataError, NoInputError, UmldiskError, UsageError
 from umldisk.image.drives import Drive
 from umldisk.ops.checkpoints.drives import OpenDrive, Still
-from umldisk.ops.checkpoints.taking import TakeOptions, take_checkpoint
+from umldisk.ops.checkpoints.take_report import TakeOptions
+from umldisk.ops.checkpoints.taking import take_checkpoint
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from umldisk.checkpoint.directory_store import DirectoryStore
 from umldisk.checkpoint.recording import Why
 from umldisk.cow.inplace import merge_into_backing
 from umldisk.errors import StorageError, UmldiskError
-from umldisk.ops.checkpoints.taking import TakeOptions
+from umldisk.ops.checkpoints.take_report import TakeOptions
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from umldisk.checkpoint.index import Index, parse
 from umldisk.checkpoint.store import Store, base_key, index_key
 from umldisk.config.site import Site
 from umldisk.cow.file import CowFile
-from umldisk.ops.checkpoints.taking import TakenDrive, TakeOptions, take_checkpoint
+from umldisk.ops.checkpoints.take_report import TakenDrive, TakeOptions
+from umldisk.ops.checkpoints.taking import take_checkpoint
 
 PLACE, REGION = 65536, 1 << 20
 

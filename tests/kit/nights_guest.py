@@ -23,7 +23,8 @@ from umldisk.checkpoint.store import Store, index_key
 from umldisk.config.site import Site
 from umldisk.image.drives import Drive
 from umldisk.ops.checkpoints.exporting import export_checkpoint
-from umldisk.ops.checkpoints.taking import TakenDrive, TakeOptions, take_checkpoint
+from umldisk.ops.checkpoints.take_report import TakenDrive, TakeOptions
+from umldisk.ops.checkpoints.taking import take_checkpoint
 from umldisk.ops.provision import BuildReport, build_guest
 
 NAME = "blackdance"

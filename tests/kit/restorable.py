@@ -19,7 +19,8 @@ from umldisk.checkpoint.store import Store
 from umldisk.config.guest import Guest, require_guest_name
 from umldisk.config.site import Site
 from umldisk.image.drives import Content, Drive
-from umldisk.ops.checkpoints.taking import TakeOptions, take_checkpoint
+from umldisk.ops.checkpoints.take_report import TakeOptions
+from umldisk.ops.checkpoints.taking import take_checkpoint
 from umldisk.ops.restoring.planning import Wish
 from umldisk.ops.restoring.reporting import RestoreReport
 from umldisk.ops.restoring.restore import RestoreOptions, restore_guest

@@ -14,7 +14,8 @@ from umldisk.checkpoint.store import Store, index_key
 from umldisk.config.site import Site
 from umldisk.cow.header import CowHeader
 from umldisk.guest.state import RunState, write_state
-from umldisk.ops.checkpoints.taking import TakeOptions, TakeReport, take_checkpoint
+from umldisk.ops.checkpoints.take_report import TakeOptions, TakeReport
+from umldisk.ops.checkpoints.taking import take_checkpoint
 
 DISK_BYTES = 16 << 20
 RING_AT = 12 << 20

@@ -13,7 +13,8 @@ from umldisk.checkpoint.chunks import read_chunk
 from umldisk.checkpoint.directory_store import DirectoryStore
 from umldisk.checkpoint.index import parse
 from umldisk.checkpoint.store import index_key
-from umldisk.ops.checkpoints.taking import TakeOptions, take_checkpoint
+from umldisk.ops.checkpoints.take_report import TakeOptions
+from umldisk.ops.checkpoints.taking import take_checkpoint
 
 pytestmark = [pytest.mark.real, needs("casync")]
 

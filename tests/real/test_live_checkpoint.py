@@ -26,7 +26,8 @@ from umldisk.guest.state import running
 from umldisk.guest.waiting import Waited
 from umldisk.ops.checkpoints.exporting import export_checkpoint
 from umldisk.ops.checkpoints.storage import store_of
-from umldisk.ops.checkpoints.taking import TakeOptions, TakeReport, take_checkpoint
+from umldisk.ops.checkpoints.take_report import TakeOptions, TakeReport
+from umldisk.ops.checkpoints.taking import take_checkpoint
 from umldisk.ops.provision import build_guest
 from umldisk.ops.running.starting import StartOptions, start_guest
 from umldisk.ops.running.stopping import stop_guest
@@ -233,7 +234,8 @@ _KILLED = """
 import os, signal, sys
 from umldisk.config.site import Site
 from umldisk.ops.checkpoints.frozen import Room
-from umldisk.ops.checkpoints.taking import TakeOptions, take_checkpoint
+from umldisk.ops.checkpoints.take_report import TakeOptions
+from umldisk.ops.checkpoints.taking import take_checkpoint
 
 def fill(room, check):
     os.kill(os.getpid(), signal.SIGKILL)

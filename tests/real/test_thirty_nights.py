@@ -17,7 +17,7 @@ from tests.kit.peers import needs
 from umldisk.checkpoint.directory_store import DirectoryStore
 from umldisk.checkpoint.object_store import ObjectStore
 from umldisk.checkpoint.recording import Why
-from umldisk.ops.checkpoints.taking import TakenDrive
+from umldisk.ops.checkpoints.take_report import TakenDrive
 from umldisk.ops.provision import BuildReport
 from umldisk.ops.restoring.planning import Way, Wish
 from umldisk.ops.restoring.restore import restore_guest

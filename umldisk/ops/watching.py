@@ -10,7 +10,7 @@ from umldisk.config.guest import require_guest_name
 from umldisk.config.site import Site
 from umldisk.ops.checkpoints.naming import DEFAULT_DRIVES, utc_now
 from umldisk.ops.checkpoints.storage import reading_catalog, required_catalog
-from umldisk.ops.checkpoints.taking import TakeReport
+from umldisk.ops.checkpoints.take_report import TakeReport
 from umldisk.ops.nightly import Status, judge_ages, write_metrics
 
 

@@ -14,7 +14,7 @@ from umldisk.cli.sites import current_site
 from umldisk.errors import UsageError
 
 if TYPE_CHECKING:
-    from umldisk.ops.checkpoints.taking import TakenDrive, TakeOptions, TakeReport
+    from umldisk.ops.checkpoints.take_report import TakenDrive, TakeOptions, TakeReport
 
 _HELP = """Record the drives of GUEST as they are now, by default var, each as a checkpoint of its own.
 
@@ -96,7 +96,7 @@ def take(
 
 def _options(*, keep_siblings: bool, orphan_siblings: bool, **others: Any) -> TakeOptions:
     from umldisk.cow.inplace import SiblingPolicy
-    from umldisk.ops.checkpoints.taking import TakeOptions
+    from umldisk.ops.checkpoints.take_report import TakeOptions
 
     if keep_siblings and orphan_siblings:
         raise UsageError("--keep-siblings and --orphan-siblings exclude each other")

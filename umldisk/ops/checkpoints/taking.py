@@ -38,11 +38,10 @@ from umldisk.checkpoint.differing import SECTOR_BYTES, differing
 from umldisk.checkpoint.index import Index, parse, spliced
 from umldisk.checkpoint.intake import Intake, take_in
 from umldisk.checkpoint.record import Consistency, Kind, Taken
-from umldisk.checkpoint.recording import Basis, Reading, Why, decide, length_of, plan_changes, plan_whole
+from umldisk.checkpoint.recording import Basis, Reading, decide, length_of, plan_changes, plan_whole
 from umldisk.checkpoint.store import Store, base_key, index_key
 from umldisk.config.guest import Guest
 from umldisk.config.site import Site
-from umldisk.cow.inplace import SiblingPolicy
 from umldisk.cow.layers import RawLayer
 from umldisk.errors import BusyError, DataError, NoInputError, UsageError
 from umldisk.guest.state import running
@@ -50,64 +49,8 @@ from umldisk.image.drives import Drive
 from umldisk.ops.checkpoints.drives import OpenDrive, Opener, Still, stopped
 from umldisk.ops.checkpoints.naming import DEFAULT_DRIVES, utc_now
 from umldisk.ops.checkpoints.storage import store_of
+from umldisk.ops.checkpoints.take_report import TakenDrive, TakeOptions, TakeReport, described
 from umldisk.progress import SILENT, Progress
-
-LONGEST_PAUSE_SECONDS = 30.0
-"""How long a running guest stands still at most unless told otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class TakeOptions:
-    """How a checkpoint is taken.
-
-    `merge` folds each COW file into its backing file afterwards and leaves an empty one; `siblings` says what then
-    happens to other COW files on that backing. `lock_wait_seconds` is how long another writer of the store is waited
-    for. Of a guest that runs, `freeze` wants the file systems frozen also where a journal would do, and
-    `longest_pause_seconds` is how long it may stand still. `dry_run` says what would be read, and writes nothing.
-    """
-
-    merge: bool = False
-    siblings: SiblingPolicy = SiblingPolicy.REFUSE
-    reason: str = ""
-    tags: tuple[str, ...] = ()
-    lock_wait_seconds: float = 0
-    freeze: bool = False
-    longest_pause_seconds: float = LONGEST_PAUSE_SECONDS
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TakenDrive:
-    """One drive of a report; `number` is the checkpoint's, None when nothing was recorded.
-
-    `read_whole` says that all data was read, `why` what was known of the backing file. `changed_bytes` counts what
-    differs from the `parent` checkpoint, `stored_bytes` what the store grew by.
-    """
-
-    drive: str
-    number: int | None
-    parent: int | None
-    size_bytes: int
-    index_sha256: str | None
-    changed_bytes: int | None
-    stored_bytes: int
-    read_bytes: int
-    read_whole: bool
-    why: Why
-    merged: bool
-    duration_seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class TakeReport:
-    """What was taken, into which store; `pause_seconds` is how long a guest that runs stood still, else None."""
-
-    guest: str
-    store: str
-    consistency: Consistency
-    pause_seconds: float | None
-    drives: tuple[TakenDrive, ...]
-    dry_run: bool
 
 
 def take_checkpoint(
@@ -223,7 +166,7 @@ class _Taking:
             self._remember(disk, intake.index, disk.bottom_look())
         elif intake.below is not None:
             self._remember(disk, intake.below, look)
-        return _described(taken, number, basis.why, time.monotonic() - started)
+        return described(taken, number, basis.why, time.monotonic() - started)
 
     def _read(self, disk: OpenDrive) -> tuple[Basis, Intake]:
         name = disk.drive.name
@@ -304,23 +247,6 @@ def _plan(disk: OpenDrive, basis: Basis, *, with_below: bool) -> Iterable[Readin
     if basis.index is None:
         return plan_whole(disk.view, with_below=with_below)
     return () if disk.cow is None else plan_changes(disk.cow.layer)
-
-
-def _described(taken: Taken, number: int | None, why: Why, seconds: float) -> TakenDrive:
-    return TakenDrive(
-        drive=taken.drive,
-        number=number,
-        parent=taken.parent,
-        size_bytes=taken.size_bytes,
-        index_sha256=taken.index_sha256,
-        changed_bytes=taken.changed_bytes,
-        stored_bytes=taken.stored_bytes,
-        read_bytes=taken.read_bytes,
-        read_whole=taken.read_whole,
-        why=why,
-        merged=taken.merged,
-        duration_seconds=round(seconds, 3),
-    )
 
 
 def _rehearse(site: Site, store: Store, guest: Guest, disk: OpenDrive) -> TakenDrive:
