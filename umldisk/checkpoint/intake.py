@@ -75,7 +75,7 @@ def take_in(
     below, too, for which the plan must name all places where it can differ. Every chunk that the indexes name is in
     the store afterwards and durable, if those of `base` were. Raises StorageError when reading or storing fails.
     """
-    with _Chunks(store) as chunks, _scattered(view) if base else contextlib.nullcontext():
+    with _Chunks(store) as chunks, _scattered(view) if base is not None else contextlib.nullcontext():
         regions = _Regions(_in_order(_Reader(view, chunks, base).read, plan), task)
         index = spliced(base, view.size_bytes, regions.items())
         task.add(view.size_bytes - regions.done)
