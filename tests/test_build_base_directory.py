@@ -321,6 +321,17 @@ def test_a_file_that_was_replaced_is_refused(tmp_path: Path, replace: Callable[[
             list(entry.inode.contents.pieces())
 
 
+def test_a_file_that_goes_when_it_was_just_listed_is_no_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    real = os.listxattr
+    with DirectoryBase(str(tmp_path), scratch="") as base:
+        entries = base.entries()
+        next(entries)  # the directory itself, whose names are known now
+        monkeypatch.setattr(os, "listxattr", lambda at, **how: ((tmp_path / "file").unlink(), real(at, **how)))
+        with pytest.raises(NoInputError, match=rf"cannot read: No such file or directory \({tmp_path}/file"):
+            next(entries)
+
+
 def test_a_read_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object) -> bytes:
         raise OSError(5, "Input/output error")

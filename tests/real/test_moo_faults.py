@@ -72,8 +72,9 @@ def test_01_the_last_part_of_a_sector_is_merged_in_place(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("dialect", "sectors"),
     [
-        (Dialect.V1_LITTLE, 21),
-        (Dialect.V2, 21),
+        # A bitmap of 24 bytes fills what malloc gives; what lies behind it is malloc's own, and its lowest bit is set.
+        (Dialect.V1_LITTLE, 24 * 8 + 5),
+        (Dialect.V2, 24 * 8 + 5),
         # With one byte more the bitmap would reach into the next sector, and all data would lie further back.
         (Dialect.V1_LITTLE, (512 - 280) * 8 + 5),
         (Dialect.V2, (9 * 512 - 4120) * 8 + 5),

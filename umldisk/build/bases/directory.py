@@ -227,6 +227,8 @@ def _attributes(place: bytes, shown: str, *, follow: bool = False) -> tuple[tupl
             plain = path_text(os.fsencode(name))  # Python spelled it as the locale has it
             if is_kept(plain) and (value := _value(place, name, follow=follow)) is not None:
                 found.append((plain, value))
+    except FileNotFoundError as error:
+        raise _unreadable(error, shown) from error
     except OSError as error:
         if error.errno not in _NOT_SHOWN:
             raise from_os_error(error, "read the attributes of", shown) from error
