@@ -19,6 +19,7 @@ from tests.kit.commands import holding
 from tests.kit.runs import NAME, STARTED, Run, ended_process, look, process_id
 from umldisk.config.site import Site
 from umldisk.guest.state import EXIT, LOCK, STATE, RunState
+from umldisk.ops.running import status_run
 from umldisk.ops.running.status import GuestStatus, site_status
 from umldisk.ops.running.status_run import GuestState, is_frozen
 from umldisk.system.processes import all_processes, family_of, resident_bytes
@@ -126,6 +127,30 @@ def test_how_the_last_run_ended_is_told(site: Site, run: Run, status: int, state
 def test_while_the_supervisor_puts_things_in_order_the_guest_is_ending(site: Site, run: Run) -> None:
     run.begins(ended_process())
     assert look(site).state is GuestState.ENDING
+
+
+def test_a_supervisor_that_is_through_and_has_not_gone_is_nobody_who_starts(site: Site, run: Run) -> None:
+    with holding(run.path / LOCK) as supervisor:
+        run.begins(ended_process(), supervisor=process_id(supervisor))
+        assert look(site).state is GuestState.ENDING
+        run.ends(0)
+        assert look(site).state is GuestState.STOPPED
+
+
+def test_an_end_that_comes_while_it_is_looked_for_is_no_crash(
+    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with child("") as supervisor:
+        run.begins(ended_process(), supervisor=process_id(supervisor.pid))
+
+        def just_before(_run_directory: str) -> None:
+            run.ends(0)
+            supervisor.communicate(timeout=60)
+
+        monkeypatch.setattr(status_run, "read_end", just_before)
+        assert look(site).state is GuestState.ENDING
+    monkeypatch.undo()
+    assert look(site).state is GuestState.STOPPED
 
 
 def test_a_run_of_which_nobody_saw_the_end_crashed(site: Site, run: Run) -> None:

@@ -96,12 +96,16 @@ def mconsole_answers(state: RunState) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What the run directory says: the run in state.json, or why that cannot be read, and how it ended."""
+    """What the run directory says: the run in state.json, or why that cannot be read, and how it ended.
+
+    `supervised`: the supervisor lived just before the end was looked for, so that one that is missing may come yet.
+    """
 
     directory: str
     state: RunState | None = None
     end: RunEnd | None = None
     ready: bool = False
+    supervised: bool = False
     trouble: UmldiskError | None = None
 
     @property
@@ -109,19 +113,31 @@ class Recorded:
         """Whether the run goes on."""
         return self.state is not None and self.state.is_alive()
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the supervisor puts things in order after the kernel's end, if that has come."""
+        return self.supervised and self.end is None
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether somebody has the run's lock: one who starts it, unless a supervisor is through and about to go."""
+        return not (self.supervised and self.end) and _is_locked(self.directory)
+
 
 def read_recorded(run_directory: str) -> Recorded:
     """Read what is known of the guest's last run."""
-    state = None
+    state, supervised = None, False
     try:
         state = read_state(run_directory)
         if state is None:
             return Recorded(run_directory)
+        supervised = state.supervisor.is_alive()
         end = read_end(run_directory)
-        ours = end is not None and end.started_at == state.started_at
-        return Recorded(run_directory, state, end if ours else None, ready_at(run_directory, state) is not None)
+        ours = end if end is not None and end.started_at == state.started_at else None
+        ready = ready_at(run_directory, state) is not None
+        return Recorded(run_directory, state, ours, ready, supervised)
     except UmldiskError as error:
-        return Recorded(run_directory, state, trouble=error)
+        return Recorded(run_directory, state, supervised=supervised, trouble=error)
 
 
 def judge_run(
@@ -138,14 +154,14 @@ def judge_run(
     if state is not None and recorded.is_alive:
         return _alive(recorded, state, processes, ask)
     found = [*_unreadable(recorded), *_large_log(recorded.directory)]
-    if state is not None and recorded.end is None and state.supervisor.is_alive():
+    if recorded.is_ending:
         return _past(GuestState.ENDING, recorded, found)
     if state is not None and (left := _left(recorded.directory, state)):
         return _past(GuestState.CRASHED, recorded, [*_processes_left(guest, left), *found])
     if holder is not None and holder.umid is not None:
         unknown = recorded.trouble is not None  # it may well be umldisk's
         return _without_record(GuestState.RUNNING if unknown else GuestState.FOREIGN, holder, processes, found)
-    if _is_claimed(recorded.directory):
+    if recorded.is_claimed:
         return RunStatus(GuestState.STARTING, findings=tuple(found))
     what, more = _what_was(guest, recorded, is_built=is_built)
     return _past(what, recorded, [*more, *found])
@@ -260,8 +276,7 @@ def _left(run_directory: str, state: RunState) -> list[ProcessId]:
         return []
 
 
-def _is_claimed(run_directory: str) -> bool:
-    """Whether somebody has the lock of the run directory."""
+def _is_locked(run_directory: str) -> bool:
     try:
         with open_disk(os.path.join(run_directory, LOCK)) as file:
             return locks.holder(file.fd, exclusive=True) is not None
