@@ -11,8 +11,7 @@
 Invariants. Nothing is trusted for where it comes from: a chunk from the store and a chunk from the seed are hashed
 before they count, a seed whose chunk is not what its index says is passed over for the store. What was written is read
 back at once and compared, and what is shared is hashed where it lies, so that all that counts is what is there. A chunk
-that is missing or damaged ends the assembly with its name; the target is then worth nothing, and whoever owns it lets
-it vanish.
+that is missing or damaged ends the assembly with its name; the target is then worth nothing and left to vanish.
 
 The work is done by threads in batches of consecutive chunks; hashing, unpacking, reading and writing leave Python's
 lock alone. What is in memory is a chunk for each thread, whatever the size of the disk. Zeros are never written:
