@@ -239,7 +239,8 @@ def test_host_processes_that_outlived_the_main_one_are_ended(machine: Machine) -
     with open_disk(next(disk.path for disk in state.disks if disk.drive == "var"), writable=True) as var:
         assert holder(var.fd) is not None
     report = machine.stop()
-    assert (report.outcome, report.killed) == (Stopped.NOT_RUNNING, len(left))
+    assert report.outcome is Stopped.NOT_RUNNING
+    assert 0 < report.killed <= len(left)  # some may have been ending by themselves
     assert len(report.removed) == 1
     require_free(state, machine.run_directory)
 
