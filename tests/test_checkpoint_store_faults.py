@@ -45,6 +45,38 @@ def test_after_a_failed_sync_nothing_is_acknowledged(place: Path) -> None:
     assert fresh.get(chunk(2)[0]) == chunk(2)[1]
 
 
+_MANY_CHUNKS = """
+from tests.kit.store_contract import chunk
+from umldisk.checkpoint import pending
+from umldisk.checkpoint.stores import open_store
+pending.unwritten_bytes = lambda: 0
+store = open_store(sys.argv[1])
+for number in range(pending._FEW + 1):
+    store.put(*chunk(number))
+store.flush()
+"""
+
+
+@needs("strace")
+@pytest.mark.parametrize("fault", ["error=EIO", "signal=KILL"])
+@pytest.mark.parametrize("when", [1, 2], ids=["files", "directories"])
+def test_many_chunks_whose_file_system_is_not_synced_are_not_acknowledged(when: int, fault: str, place: Path) -> None:
+    inject = _strace("/dev/null", "--trace=syncfs", f"--inject=syncfs:{fault}:when={when}")
+    command = [*inject, sys.executable, "-c", f"import sys{_MANY_CHUNKS}", str(place)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode != 0
+    assert "Input/output error" in done.stderr or "KILL" in fault
+    fresh = open_store(str(place))
+    found = [one.key for one in fresh.list("")]
+    assert bool(found) is (when == 2)  # nothing has a name before its contents are on the disk
+    assert all(chunk_key(name_of(fresh.get(key))) == key for key in found)
+    with fresh.collecting():
+        assert not [*(place / "staging").iterdir()]
+    fresh.put(*chunk(1))
+    fresh.flush()
+    assert fresh.get(chunk(1)[0]) == chunk(1)[1]
+
+
 def test_every_call_that_fails_is_told(tmp_path: Path) -> None:
     def work(place: Path) -> None:
         store = open_store(str(place))
