@@ -14,6 +14,8 @@ import pytest
 from tests.kit.faults import failing
 from tests.kit.peers import mounted, needs
 from tests.kit.store_contract import ROOT, child, chunk
+from umldisk.checkpoint import pending
+from umldisk.checkpoint.directory_place import Place
 from umldisk.checkpoint.index import name_of
 from umldisk.checkpoint.store import base_key, chunk_key, index_key, record_key
 from umldisk.checkpoint.stores import open_store
@@ -237,3 +239,24 @@ store.flush()
         assert alive.wait(30) == 0
     assert open_store(str(place)).get(chunk(1)[0]) == chunk(1)[1]
     assert not [*place.glob("staging/*")]
+
+
+def test_a_writer_that_begins_is_not_swept(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweeper comes at every step of making the directory that chunks wait in."""
+    place.mkdir()
+    dress, make = Place._dress_directory, Place.make_directory
+
+    def dress_after_sweep(self: Place, path: str) -> None:
+        pending.sweep(self)
+        dress(self, path)
+
+    def make_before_sweep(self: Place, path: str, *, sync: bool = True) -> None:
+        make(self, path, sync=sync)
+        pending.sweep(self)
+
+    monkeypatch.setattr(Place, "_dress_directory", dress_after_sweep)
+    monkeypatch.setattr(Place, "make_directory", make_before_sweep)
+    store = open_store(str(place))
+    store.put(*chunk(1))
+    store.flush()
+    assert open_store(str(place)).get(chunk(1)[0]) == chunk(1)[1]

@@ -46,6 +46,16 @@ os.setresuid({USER_ID}, {USER_ID}, {USER_ID})
 sys.exit(importlib.import_module("umldisk.cli.main").main(sys.argv[1:]))
 """
 
+_STOPPING_AT = """
+import os, signal, sys
+def stop(event, arguments, wanted=os.fsencode(sys.argv.pop(1))):
+    if event == "open" and arguments[0] == wanted:
+        os.kill(os.getpid(), signal.SIGSTOP)
+sys.addaudithook(stop)
+from umldisk.cli.main import main
+sys.exit(main())
+"""
+
 
 @dataclass
 class Yard:
@@ -86,10 +96,20 @@ class Yard:
         python = ["-c", _AS_USER] if as_user else ["-m", "umldisk"]
         return [sys.executable, *python, "--site", str(site or self.site), "build", *map(str, words)]
 
+    def start_until(self, name: str, *words: str | Path) -> subprocess.Popen[str]:
+        """Start a build and wait until it has stopped by SIGSTOP where it opens a file of its base."""
+        python, _dash, _module, *rest = self.argv(*words)
+        building = self._started([python, "-c", _STOPPING_AT, name, *rest], {})
+        os.waitid(os.P_PID, building.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        return building
+
     def start(self, *words: str | Path, **environment: str) -> subprocess.Popen[str]:
         """Start a build in a session of its own and do not wait for it."""
+        return self._started(self.argv(*words), environment)
+
+    def _started(self, argv: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            self.argv(*words),
+            argv,
             env={**self.environment, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

@@ -18,7 +18,8 @@ When a sync fails nobody knows which chunks are on the disk, and asking again wo
 that was pending is given up, and this writer refuses to go on.
 
 A writer holds a shared lock on its directory, by flock(2), which takes directories. `sweep` removes those that nobody
-holds, which are of killed writers.
+holds, which are of killed writers. It holds staging/ alone meanwhile, which writers share from making a directory until
+they hold it: so none is swept that was only just made.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from umldisk.system.memory import unwritten_bytes
 from umldisk.system.swapping import explained
 
 _DIRECTORY = "staging"
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _BATCH = 4096
 """So many chunks are published without being told to: 256 MiB of a disk, lost at most when a writer dies."""
 _FEW, _MANY = 128, 1024
@@ -168,15 +170,14 @@ def _sync_each(paths: Iterable[str]) -> None:
 
 def _make_own(place: Place) -> tuple[str, int]:
     """Make a directory; the descriptor that is returned too keeps it from being swept."""
-    while True:
-        path = os.path.join(place.path(_DIRECTORY), secrets.token_hex(8))
+    above = place.path(_DIRECTORY)
+    path = os.path.join(above, secrets.token_hex(8))
+    place.make_directory(above, sync=False)
+    with explained("open", above), _locked(above, fcntl.LOCK_SH):
         place.make_directory(path, sync=False)
-        with explained("open", path), contextlib.suppress(FileNotFoundError):
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(fd, fcntl.LOCK_SH)
-            if os.path.exists(path):
-                return path, fd
-            os.close(fd)  # a sweeper came between making it and holding it
+        fd = os.open(path, _DIRECTORY_FLAGS)
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        return path, fd
 
 
 def _discard(path: str, hold: int, pid: int) -> None:
@@ -186,15 +187,22 @@ def _discard(path: str, hold: int, pid: int) -> None:
 
 
 def sweep(place: Place) -> None:
-    """Remove the chunks that killed writers left waiting."""
-    for path in _directories(place.path(_DIRECTORY)):
-        with contextlib.suppress(OSError):
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    """Remove the chunks that killed writers left waiting; while somebody begins to write, the next sweep does it."""
+    above = place.path(_DIRECTORY)
+    with contextlib.suppress(OSError), _locked(above, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        for path in _directories(above):
+            with contextlib.suppress(OSError), _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 shutil.rmtree(path)
-            finally:
-                os.close(fd)
+
+
+@contextlib.contextmanager
+def _locked(directory: str, operation: int) -> Iterator[None]:
+    fd = os.open(directory, _DIRECTORY_FLAGS)
+    try:
+        fcntl.flock(fd, operation)
+        yield
+    finally:
+        os.close(fd)
 
 
 def _directories(above: str) -> Iterator[str]:
