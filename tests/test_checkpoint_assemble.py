@@ -5,6 +5,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -176,7 +177,7 @@ def test_a_missing_chunk_is_named(where: int, tmp_path: Path) -> None:
     index = _keep(store, data)
     key = chunk_key(index.chunk(where).name)
     del store.data[key]
-    with _fresh(tmp_path) as target, pytest.raises(NoInputError) as refused:
+    with _fresh(tmp_path) as target, pytest.raises(DataError, match="missing") as refused:
         assemble(store, index, target)
     assert refused.value.where == key
 
@@ -276,8 +277,10 @@ def test_only_the_index_that_was_recorded_is_taken() -> None:
     with pytest.raises(DataError):
         load_index(store, _checkpoint(index))
     store.delete([index_key("g", 7)])
-    with pytest.raises(NoInputError):
+    with pytest.raises(DataError, match="missing"):
         load_index(store, _checkpoint(index))
+    with pytest.raises(NoInputError, match="deleted"):
+        load_index(store, replace(_checkpoint(index), deleted_at=datetime(2026, 11, 20, tzinfo=UTC)))
 
 
 # -- casync -----------------------------------------------------------------------------------------------------------

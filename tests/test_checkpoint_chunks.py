@@ -9,7 +9,7 @@ from tests.kit.memory_store import MemoryStore
 from tests.kit.nights import sha
 from umldisk.checkpoint.chunks import pack, read_chunk, unpack
 from umldisk.checkpoint.store import chunk_key
-from umldisk.errors import DataError, NoInputError
+from umldisk.errors import DataError
 
 DATA = b"what the guest wrote; " * 200
 
@@ -79,6 +79,6 @@ def test_a_chunk_of_another_length_than_the_index_says_is_damage() -> None:
         read_chunk(stored(pack(DATA), sha(DATA)), sha(DATA), len(DATA) - 1)
 
 
-def test_a_missing_chunk_is_no_input() -> None:
-    with pytest.raises(NoInputError):
+def test_a_missing_chunk_is_damage() -> None:
+    with pytest.raises(DataError, match="missing"):
         read_chunk(MemoryStore(), sha(DATA), len(DATA))

@@ -20,7 +20,7 @@ from umldisk.checkpoint.differing import differing, fresh_names, narrowed
 from umldisk.checkpoint.index import CHUNK_BYTES, REGION_BYTES, Index, name_of, parse, replaced
 from umldisk.checkpoint.store import CHUNK_SUFFIX, CHUNKS, chunk_key
 from umldisk.cow.bitmap import Run
-from umldisk.errors import DataError, NoInputError
+from umldisk.errors import DataError
 
 SECTOR = 512
 SIZES = [0, 1, 511, 512, 513, CHUNK_BYTES, CHUNK_BYTES + 512, 3 * CHUNK_BYTES - 7, REGION_BYTES, REGION_BYTES + 70_000]
@@ -166,7 +166,7 @@ def test_a_chunk_that_is_missing_or_damaged_is_named() -> None:
     left, right = put_disk(store, image_of([3])), put_disk(store, image_of([3, 4]))
     key = chunk_key(right.chunk(4).name)
     packed = store.data.pop(key)
-    with pytest.raises(NoInputError) as missing:
+    with pytest.raises(DataError, match="missing") as missing:
         list(narrowed(store, left, right))
     assert missing.value.where == key
     store.data[key] = packed[:-1] + b"?"

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from tests.kit.restorable import HOME, ROOT, SWAP, TMP, VAR
+from umldisk.checkpoint.basestate import BackingIdentity, BaseState
 from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.checkpoint.record import Consistency, Kind, Record, Taken
 from umldisk.config.guest import Guest
@@ -100,10 +101,11 @@ def _plan(present: set[str], wish: Wish = _ANY) -> planning.RestorePlan:
         present=present,
         time=_DAY,
         evidence="x-1",
-        known={"home": "77"},
+        known={"home": _KNOWN},
     )
 
 
+_KNOWN = BaseState("x", "home", "7" * 64, BackingIdentity(1, 2, 3, 4, 5))
 _ALL = {"root_fs", "root_cow", "var_fs", "var_cow", "home_fs", "home_cow", "tmp_fs", "swap_fs", "srv_fs", "notes"}
 
 

@@ -157,10 +157,10 @@ def _some_chunk(store: MemoryStore) -> str:
 @pytest.mark.parametrize(
     ("tamper", "error"),
     [
-        (lambda store: store.delete([_some_chunk(store)]), NoInputError),
+        (lambda store: store.delete([_some_chunk(store)]), DataError),
         (lambda store: _flip(store, _some_chunk(store)), DataError),
         (lambda store: _flip(store, index_key("blackdance", 2)), DataError),
-        (lambda store: store.delete([index_key("blackdance", 2)]), NoInputError),
+        (lambda store: store.delete([index_key("blackdance", 2)]), DataError),
         (lambda store: _flip(store, record_key("blackdance", 1)), HistoryError),
         (lambda store: store.delete([record_key("blackdance", 1)]), HistoryError),
         (lambda store: store.delete([record_key("blackdance", 2)]), HistoryError),

@@ -15,7 +15,7 @@ from umldisk.guest import agent_line
 from umldisk.guest.agent import Agent
 
 SHORT_SECONDS = 0.3
-LONG_SECONDS = 20.0
+LONG_SECONDS = 60.0
 
 Answering = Callable[[str, str, str], Iterable[bytes]]
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from umldisk.checkpoint.index import name_of
-from umldisk.checkpoint.store import Listed, Store, base_key, chunk_key, index_key, record_key
+from umldisk.checkpoint.store import CHUNK_SUFFIX, DAMAGED, Listed, Store, base_key, chunk_key, index_key, record_key
 from umldisk.checkpoint.stores import open_store
 from umldisk.errors import BusyError, NoInputError, UsageError
 
@@ -86,7 +86,8 @@ for number in range(1, 4):
         store.put_new(record_key(guest, number), guest.encode())
 """
 
-_KEYS = [*(chunk(n)[0] for n in range(4)), record_key("a", 1), record_key("a-b", 1), index_key("a", 1)]
+_ASIDE = f"{DAMAGED}{64 * 'a'}{CHUNK_SUFFIX}"
+_KEYS = [*(chunk(n)[0] for n in range(4)), _ASIDE, record_key("a", 1), record_key("a-b", 1), index_key("a", 1)]
 _STEPS = st.lists(
     st.tuples(
         st.sampled_from(["put", "put_new", "delete", "get", "exists", "list", "flush", "open"]),

@@ -71,14 +71,15 @@ class Assembled:
 def load_index(store: Store, checkpoint: Checkpoint) -> Index:
     """Return the index of a checkpoint, which must be the one that its record names.
 
-    Raises NoInputError when it is missing, as after a deletion, DataError when it is damaged or another one.
+    Raises NoInputError after a deletion, DataError when it is missing otherwise, damaged or another one.
     """
     key = index_key(checkpoint.guest, checkpoint.number)
     try:
         data = store.get(key)
     except NoInputError as error:
         if checkpoint.deleted_at is None:
-            raise
+            what = f"the index of checkpoint {checkpoint.number} is missing in the store"
+            raise DataError(what, where=error.where or key) from error
         raise NoInputError(f"checkpoint {checkpoint.number} was deleted", where=error.where) from error
     found = hashlib.sha256(data).hexdigest()
     if found != checkpoint.taken.index_sha256:
@@ -110,8 +111,8 @@ def assemble(
 ) -> Assembled:
     """Fill the new, empty file `target` with the disk that `index` describes, checked; not synced.
 
-    A target that is not kept need never get to the disk. Raises NoInputError when a chunk is missing, DataError when
-    one is damaged, StorageError when the store, the seed or the target fails.
+    A target that is not kept need never get to the disk. Raises DataError when a chunk is missing or damaged,
+    StorageError when the store, the seed or the target fails.
     """
     try:
         os.ftruncate(target.fd, index.size_bytes)

@@ -8,7 +8,7 @@ import zstandard
 
 from umldisk.checkpoint.index import name_of
 from umldisk.checkpoint.store import Store, chunk_key
-from umldisk.errors import DataError
+from umldisk.errors import DataError, NoInputError
 
 _LEVEL = 1
 """Twice as fast as zstd's default of 3 for some 5 % more room, measured on chunks of 64 KiB of programs and text."""
@@ -50,10 +50,15 @@ def _unpacker() -> zstandard.ZstdDecompressor:
 def read_chunk(store: Store, name: bytes, length: int) -> bytes:
     """Read and check a chunk of `length` bytes.
 
-    Raises NoInputError when it is missing, DataError when it is damaged or of another length.
+    Raises DataError when it is missing, damaged or of another length.
     """
     key = chunk_key(name)
-    data = unpack(store.get(key), name, most_bytes=length, where=key)
+    try:
+        packed = store.get(key)
+    except NoInputError as error:
+        hint = "umldisk checkpoint verify tells which checkpoints need it"
+        raise DataError("a chunk is missing in the store", where=error.where or key, hint=hint) from error
+    data = unpack(packed, name, most_bytes=length, where=key)
     if len(data) != length:
         raise DataError("a chunk has another length", where=key, expected=length, found=len(data))
     return data

@@ -44,8 +44,8 @@ def narrowed(
 ) -> Iterator[Run]:
     """Yield the runs of sectors that do differ; reads only chunks that `differing` cannot tell to be the same.
 
-    `right_store` is for a right disk from another store. Raises NoInputError when a chunk is missing, DataError when
-    one is damaged, StorageError when the store fails.
+    `right_store` is for a right disk from another store. Raises DataError when a chunk is missing or damaged,
+    StorageError when the store fails.
     """
     common_bytes = min(left.size_bytes, right.size_bytes)
     told_apart = _byte_ranges(left, right)

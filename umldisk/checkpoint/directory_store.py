@@ -1,7 +1,7 @@
 """A store on a directory: every key is a file.
 
     STORE/chunks/3fa1/3fa1….cacnk     as in `store`; STORE/chunks is what casync calls --store
-    STORE/guests/NAME/…
+    STORE/damaged/…  STORE/guests/NAME/…
     STORE/locks/…                     see `directory_locks`
     STORE/staging/…                   chunks on their way, see `pending`
 
@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from umldisk.checkpoint import directory_locks, pending
 from umldisk.checkpoint.directory_place import Place
 from umldisk.checkpoint.keys import is_chunk, is_key, require_key
-from umldisk.checkpoint.store import CHUNKS, GUESTS, Listed
+from umldisk.checkpoint.store import CHUNKS, DAMAGED, GUESTS, Listed
 from umldisk.errors import BusyError, CannotCreateError, NoInputError, StorageError
 from umldisk.system.staging import staged, sync_directory
 from umldisk.system.swapping import explained
@@ -64,7 +64,7 @@ class DirectoryStore:
 
     def list(self, prefix: str) -> Iterator[Listed]:
         """Yield every key that begins with `prefix`, in order."""
-        for top in (CHUNKS, GUESTS):
+        for top in (CHUNKS, DAMAGED, GUESTS):
             if top.startswith(prefix) or prefix.startswith(top):
                 yield from self._walk(top, prefix)
 

@@ -38,6 +38,8 @@ __all__ = [
     "Rebuilt",
     "anchor",
     "append",
+    "beyond",
+    "fill_from",
     "guests",
     "load",
     "next_number",
@@ -112,18 +114,21 @@ def sync(store: Store, catalog: Catalog, guest: str) -> int:
 
     Costs two requests when there is nothing. Raises HistoryError when the catalog's last record is not the store's.
     """
-    last = catalog.last(guest)
-    if last is None:
-        chain = verify_chain(store, None, guest)
-    else:
-        require_same(store, guest, *last)
-        chain = list(following(store, guest, *last))
+    chain = beyond(store, guest, catalog.last(guest))
     with catalog.transaction():
         have = (catalog.last(guest) or (0, ""))[0]  # another process may have caught up meanwhile
         for record, digest in chain:
             if record.number > have:
                 catalog.add(record, digest)
     return len(chain)
+
+
+def beyond(store: Store, guest: str, last: tuple[int, str] | None) -> Chained:
+    """Return what the store has of a guest's history after the catalog's `last` record; raises HistoryError."""
+    if last is None:
+        return verify_chain(store, None, guest)
+    require_same(store, guest, *last)
+    return list(following(store, guest, *last))
 
 
 # -- making the catalog anew -------------------------------------------------------------------------------------------
@@ -148,6 +153,23 @@ def rebuild_from(homes: Mapping[str, Store], catalog: Catalog) -> Rebuilt:
     Of a broken history it takes what comes before the first bad record; who calls raises what is in `broken`. What was
     known of backing files is forgotten, so that the next checkpoint reads everything.
     """
+    chains, broken = _chains(homes)
+    with catalog.transaction():
+        catalog.clear()
+        _add(catalog, chains)
+    return Rebuilt({guest: len(chain) for guest, chain in chains.items()}, tuple(broken))
+
+
+def fill_from(homes: Mapping[str, Store], catalog: Catalog) -> None:
+    """Give an empty catalog what `rebuild_from` would; one that another process has filled meanwhile is left alone."""
+    chains, _broken = _chains(homes)
+    with catalog.transaction():
+        if not catalog.guests():
+            _add(catalog, chains)
+
+
+def _chains(homes: Mapping[str, Store]) -> tuple[dict[str, Chained], list[HistoryError]]:
+    """Read the guests' histories, of a broken one what comes before the first bad record."""
     chains: dict[str, Chained] = {}
     broken: list[HistoryError] = []
     for guest, store in homes.items():
@@ -156,9 +178,10 @@ def rebuild_from(homes: Mapping[str, Store], catalog: Catalog) -> Rebuilt:
         except HistoryError as error:
             broken.append(error)
             chains[guest] = sound_start(store, guest)
-    with catalog.transaction():
-        catalog.clear()
-        for chain in chains.values():
-            for record, digest in chain:
-                catalog.add(record, digest)
-    return Rebuilt({guest: len(chain) for guest, chain in chains.items()}, tuple(broken))
+    return chains, broken
+
+
+def _add(catalog: Catalog, chains: Mapping[str, Chained]) -> None:
+    for chain in chains.values():
+        for record, digest in chain:
+            catalog.add(record, digest)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 
-from umldisk.checkpoint.store import CHUNK_SUFFIX, CHUNKS, GUESTS, INDEX_SUFFIX, RECORD_SUFFIX
+from umldisk.checkpoint.store import CHUNK_SUFFIX, CHUNKS, DAMAGED, GUESTS, INDEX_SUFFIX, RECORD_SUFFIX
 from umldisk.errors import UsageError
 
 _KEY = re.compile(
     rf"{CHUNKS}([0-9a-f]{{4}})/\1[0-9a-f]{{60}}{re.escape(CHUNK_SUFFIX)}"
+    rf"|{DAMAGED}[0-9a-f]{{64}}{re.escape(CHUNK_SUFFIX)}"
     rf"|{GUESTS}[^/.][^/\0]*/[^/.][^/\0]*(?:{re.escape(INDEX_SUFFIX)}|{re.escape(RECORD_SUFFIX)})"
 )
 

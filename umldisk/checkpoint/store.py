@@ -4,6 +4,7 @@
     guests/NAME/00000012.json             the twelfth record of a guest: what happened, and the digest of the eleventh
     guests/NAME/00000012.caibx            the index that belongs to it, if it is a checkpoint that was not reclaimed
     guests/NAME/base-DRIVE.caibx          what the drive's backing file is known to hold, for the next night
+    damaged/3fa1…64 hex….cacnk            bytes that lay under that chunk's name and are no such chunk (`setting_aside`)
 
 Rules that all stores and all who use them keep, so that several hosts can share one:
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 CHUNKS = "chunks/"
+DAMAGED = "damaged/"
 GUESTS = "guests/"
 CHUNK_SUFFIX = ".cacnk"
 INDEX_SUFFIX = ".caibx"

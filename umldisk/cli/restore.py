@@ -37,7 +37,7 @@ Exit codes:
    0  done
    2  there is no such drive, or the arguments make no sense
   65  a base was changed, or what is stored is damaged; umldisk.toml is wrong
-  66  there is no such guest or checkpoint, or a chunk is missing
+  66  there is no such guest or checkpoint
   73  the evidence or the disks cannot be made
   74  reading or writing failed
   75  the guest runs, or another umldisk uses its disks or the store

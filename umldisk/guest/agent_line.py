@@ -115,7 +115,7 @@ class AgentLine:
                 left = left[os.write(self._input, left) :]
 
     def lines(self, deadline: float) -> Iterator[bytes]:
-        """Yield what comes, line by line and without line ends, until the deadline.
+        """Yield what comes, line by line, without line ends and empty lines, until the deadline.
 
         Raises NoAnswerError when the guest ends, and AgentError when it sends without end.
         """
@@ -126,7 +126,7 @@ class AgentLine:
             if left < 0:
                 raise AgentError("the guest's agent sends without end", where=self._directory)
             *whole, begun = (begun + chunk).split(b"\n")
-            yield from (line.rstrip(b"\r") for line in whole if len(line) <= _LONGEST_LINE_BYTES)
+            yield from (line.rstrip(b"\r") for line in filter(None, whole) if len(line) <= _LONGEST_LINE_BYTES)
             begun = begun[: _LONGEST_LINE_BYTES + 1]
 
     def _wait(self, fd: int, event: int, deadline: float) -> bool:

@@ -22,7 +22,9 @@ _VERIFY_HELP = """Prove the history of GUEST, or of all guests, then read again 
 
 A history is proven by its own chain, by the catalog and, with --anchor, by a line that
 `umldisk checkpoint anchor` printed earlier. When one is broken nothing else is read. Damage is told
-with the chunk and with all checkpoints of all guests that need it. What was found is recorded.
+with the chunk and with all checkpoints of all guests that need it. What was found is recorded. Damaged
+chunks are moved to damaged/ in the store, and the next take reads the whole disk: what it still has is
+stored again, for all checkpoints that need it.
 
 \b
 Examples:
@@ -36,7 +38,7 @@ Exit codes:
    0  nothing wrong
    2  an argument makes no sense, or the anchor is another guest's
   65  something that is stored is damaged or missing; or the catalog or umldisk.toml is
-  66  there is no such checkpoint, or no catalog
+  66  there is no such checkpoint or drive, or no catalog
   73  the catalog cannot be made
   74  reading or writing failed
   75  another process keeps the catalog
@@ -120,8 +122,10 @@ def _store_lines(store: StoreVerified) -> Iterator[str]:
     yield f"{store.store}: {verdict} ({counted(len(verified.checkpoints), 'checkpoint')}, {read})"
     for damage in verified.damages:
         yield from _damage_lines(damage)
-    for guest in store.unrecorded:
-        yield f"note: not recorded in the history of {guest}, which another umldisk writes to"
+    for key in store.aside:
+        yield f"set aside: {key}; the next take stores the chunk again if its disk has the contents"
+    for note in store.undone:
+        yield f"note: {note}"
 
 
 def _damage_lines(damage: Damage) -> Iterator[str]:

@@ -85,7 +85,7 @@ def export_checkpoint(
 ) -> ExportReport:
     """Write the disk of a checkpoint to the file `output`, which appears whole or not at all.
 
-    Raises NoInputError when the checkpoint was deleted or a chunk is missing, DataError when one is damaged,
+    Raises NoInputError when the checkpoint was deleted, DataError when a chunk is missing or damaged,
     CannotCreateError when `output` is there and may not be replaced, StorageError when store or disk fail, and what
     umldisk.cow.difference raises.
     """

@@ -21,6 +21,7 @@ from umldisk.checkpoint.record import Kind
 from umldisk.checkpoint.retention import Kept, Missed, Policy, Verdict, decide, require_policy
 from umldisk.checkpoint.simulate import simulate
 from umldisk.config.site import Site
+from umldisk.errors import NoInputError
 from umldisk.ops.checkpoints.naming import DEFAULT_DRIVES, utc_now
 from umldisk.ops.checkpoints.storage import (
     catalog_for_writing,
@@ -156,7 +157,11 @@ def _mark(
 def _decide(
     catalog: Catalog, guest: str, policy: Policy, options: PruneOptions, clock: Callable[[], datetime]
 ) -> list[Verdict]:
-    return decide(catalog.checkpoints(guest, drive=options.drive), policy, now=clock(), zone=options.zone)
+    found = catalog.checkpoints(guest, drive=options.drive)
+    if not found:
+        of_drive = f" of drive {options.drive}" if options.drive else ""
+        raise NoInputError(f"{guest} has no checkpoints{of_drive}", where=catalog.path)
+    return decide(found, policy, now=clock(), zone=options.zone)
 
 
 def simulate_prune(

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from umldisk.checkpoint import history
 from umldisk.checkpoint.catalog import Catalog
-from umldisk.checkpoint.store import Store
 from umldisk.config.site import Site
-from umldisk.ops.checkpoints.storage import catalog_path, moved_guests, stores_of
+from umldisk.ops.checkpoints.storage import catalog_path, homes, stores_of
 from umldisk.ops.checkpoints.verifying import BrokenHistoriesError
 
 
@@ -34,26 +33,15 @@ def rebuild_catalog(site: Site, *, dry_run: bool = False, wait_seconds: float = 
     history is broken, after the catalog has got what comes before the first bad record.
     """
     stores, path = stores_of(site), catalog_path(site)
-    homes = _homes(site, stores)
+    found = homes(site)
     if dry_run:
-        records = {guest: len(history.verify_chain(store, None, guest)) for guest, store in homes.items()}
+        records = {guest: len(history.verify_chain(store, None, guest)) for guest, store in found.items()}
         return RebuildReport(path, tuple(stores), records, dry_run)
     with ExitStack() as resources:
-        for guest in sorted({*homes} & {*site.guest_names()}):
-            resources.enter_context(homes[guest].writing(guest, wait_seconds=wait_seconds))
+        for guest in sorted({*found} & {*site.guest_names()}):
+            resources.enter_context(found[guest].writing(guest, wait_seconds=wait_seconds))
         catalog = resources.enter_context(Catalog.open_anew(path))
-        rebuilt = history.rebuild_from(homes, catalog)
+        rebuilt = history.rebuild_from(found, catalog)
     if rebuilt.broken:
         raise BrokenHistoriesError(rebuilt.broken)
     return RebuildReport(path, tuple(stores), rebuilt.records, dry_run)
-
-
-def _homes(site: Site, stores: dict[str, Store]) -> dict[str, Store]:
-    """Return which store each guest's history is taken from."""
-    homes: dict[str, Store] = {}
-    for location, store in stores.items():
-        moved = moved_guests(site, location)
-        for guest in history.guests(store):
-            if guest not in moved:
-                homes.setdefault(guest, store)
-    return dict(sorted(homes.items()))

@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator
 
+from umldisk.checkpoint import history
 from umldisk.checkpoint.catalog import CATALOG_NAME, Catalog
 from umldisk.checkpoint.store import Store
 from umldisk.checkpoint.stores import open_store
@@ -87,8 +88,29 @@ def required_catalog(site: Site, guest: str) -> Iterator[Catalog]:
 
 
 def catalog_for_writing(site: Site) -> Catalog:
-    """Open the site's catalog, which is made if it is not there."""
-    return Catalog.open(catalog_path(site), writable=True)
+    """Open the site's catalog; one that is not there or empty gets what the stores have, so that none is in part.
+
+    Raises StorageError when one of the stores fails then.
+    """
+    catalog = Catalog.open(catalog_path(site), writable=True)
+    try:
+        if not catalog.guests():
+            history.fill_from(homes(site), catalog)
+    except BaseException:
+        catalog.close()
+        raise
+    return catalog
+
+
+def homes(site: Site) -> dict[str, Store]:
+    """Return which store each guest's history is in: that of umldisk.toml, or for others, where there is one."""
+    found: dict[str, Store] = {}
+    for location, store in stores_of(site).items():
+        moved = moved_guests(site, location)
+        for guest in history.guests(store):
+            if guest not in moved:
+                found.setdefault(guest, store)
+    return dict(sorted(found.items()))
 
 
 def vouched_guests(site: Site, catalog: Catalog, location: str) -> list[str]:

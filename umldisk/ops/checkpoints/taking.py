@@ -1,13 +1,13 @@
 """Taking a checkpoint: the drives as they are now go into the store, and at will the COW file into its backing file.
 
-    1  store      is held for writing, which may take a while, before any disk is
+    1  store      is held for writing, which may take a while, before any disk is; the guest's history is whole
     2  open       the drives as they stand at one moment: locked, or of a guest that runs, frozen copies (`drives`)
     3  sync       the files, which UML never does: what is recorded is then on the disk, too
     4  look       how the backing file looks; from here on no write to it goes unnoticed
     5  read       what `recording` plans; chunks into the store, made durable
     6  look       again: a file that looks different now was written while it was read, and nothing is recorded
     7  index      into the store, under the number of the record to come
-    8  record     into the store and the catalog: the checkpoint exists
+    8  record     into the store and the catalog, with the time of 2, which all drives share: the checkpoint exists
     9  base       the index of the backing file into the store, and in the catalog how that file looks
     10 merge      the COW file into the backing file, under the locks that are held since 2; then 9 for what it is now
 
@@ -32,7 +32,7 @@ from datetime import datetime
 
 from umldisk.checkpoint import history
 from umldisk.checkpoint.basestate import BackingIdentity, BaseState
-from umldisk.checkpoint.catalog import CATALOG_NAME, Catalog
+from umldisk.checkpoint.catalog import Catalog
 from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.checkpoint.differing import SECTOR_BYTES, differing
 from umldisk.checkpoint.index import Index, parse, spliced
@@ -48,7 +48,7 @@ from umldisk.guest.state import running
 from umldisk.image.drives import Drive
 from umldisk.ops.checkpoints.drives import OpenDrive, Opener, Still, stopped
 from umldisk.ops.checkpoints.naming import DEFAULT_DRIVES, utc_now
-from umldisk.ops.checkpoints.storage import store_of
+from umldisk.ops.checkpoints.storage import catalog_for_writing, catalog_path, store_of
 from umldisk.ops.checkpoints.take_report import TakenDrive, TakeOptions, TakeReport, described
 from umldisk.progress import SILENT, Progress
 
@@ -85,18 +85,26 @@ def take_checkpoint(
     with ExitStack() as resources:
         if not chosen.dry_run:
             resources.enter_context(kept_in.writing(guest.name, wait_seconds=chosen.lock_wait_seconds))
+            _require_whole(site, kept_in, guest)
         opened = opening(guest, wanted, to_merge=chosen.merge, rehearsing=chosen.dry_run)
-        still = resources.enter_context(opened)
+        still, moment = resources.enter_context(opened), clock()
         _refuse_merge(guest, still, chosen)
         if chosen.dry_run:
             taken = [_rehearse(site, kept_in, guest, disk) for disk in still.drives]
         else:
-            path = os.path.join(site.directory, CATALOG_NAME)
-            catalog = resources.enter_context(Catalog.open(path, writable=True))
-            taking = _Taking(guest.name, kept_in, catalog, chosen, still.consistency, progress, clock)
+            catalog = resources.enter_context(catalog_for_writing(site))
+            taking = _Taking(guest.name, kept_in, catalog, chosen, still.consistency, progress, lambda: moment)
             taken = [taking.take(disk) for disk in still.drives]
         where = kept_in.location
         return TakeReport(guest.name, where, still.consistency, still.pause_seconds, tuple(taken), chosen.dry_run)
+
+
+def _require_whole(site: Site, store: Store, guest: Guest) -> None:
+    """Refuse a history that nothing can be added to before anything is read, and a guest paused for it."""
+    last = None
+    with contextlib.suppress(NoInputError), Catalog.open(catalog_path(site), writable=False) as catalog:
+        last = catalog.last(guest.name)
+    history.beyond(store, guest.name, last)
 
 
 def _opener(site: Site, guest: Guest, options: TakeOptions) -> Opener:
@@ -255,7 +263,7 @@ def _rehearse(site: Site, store: Store, guest: Guest, disk: OpenDrive) -> TakenD
     state = None
     with (
         contextlib.suppress(NoInputError),  # no catalog yet
-        Catalog.open(os.path.join(site.directory, CATALOG_NAME), writable=False) as catalog,
+        Catalog.open(catalog_path(site), writable=False) as catalog,
     ):
         state = catalog.base_state(guest.name, name)
     basis = decide(store, state, guest=guest.name, drive=name, disk=disk.bottom)

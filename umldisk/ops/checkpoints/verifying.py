@@ -2,16 +2,18 @@
 
     histories    each guest's records from the store, against the catalog and an anchor     exit 76 ends it here
     chunks       the indexes that are asked for, and all or a sample of the chunks          damage is reported
+    aside        damaged chunks leave their place, so that the next take can store them anew; see `setting_aside`
     records      a VERIFY record for every guest that was looked at or found hurt
+    bases        what a hurt index said of a backing file is forgotten, so that the next take reads and stores all of it
 
 Nothing is read by a history that is not whole, for it could name anything. A verification that could not be recorded,
-because the history's lock is held, is still a verification: the report says so.
+because the history's lock is held or the store cannot be written to, is still a verification: the report says so.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -20,11 +22,12 @@ from umldisk.checkpoint.catalog import Catalog
 from umldisk.checkpoint.chain import Anchor
 from umldisk.checkpoint.needed import Root
 from umldisk.checkpoint.record import Kind
-from umldisk.checkpoint.store import Store
+from umldisk.checkpoint.setting_aside import set_aside
+from umldisk.checkpoint.store import Store, base_key
 from umldisk.checkpoint.verifying import Sample, Verified, verify
 from umldisk.config.guest import require_guest_name
 from umldisk.config.site import Site
-from umldisk.errors import BusyError, HistoryError, NoInputError
+from umldisk.errors import BusyError, CannotCreateError, HistoryError, NoInputError, StorageError
 from umldisk.ops.checkpoints.naming import find_checkpoint, utc_now
 from umldisk.ops.checkpoints.storage import (
     catalog_for_writing,
@@ -35,6 +38,8 @@ from umldisk.ops.checkpoints.storage import (
     vouched_guests,
 )
 from umldisk.progress import SILENT, Progress
+
+_UNDONE = (BusyError, CannotCreateError, StorageError)
 
 
 class BrokenHistoriesError(HistoryError):
@@ -76,12 +81,17 @@ class Proven:
 
 @dataclass(frozen=True, slots=True)
 class StoreVerified:
-    """What was found in one store; `unrecorded` are guests whose history could not be written to."""
+    """What was found in one store.
+
+    `aside` are the keys that damaged chunks have now. `undone` says what could not be written, and why: whose
+    verification is not recorded, or that chunks were left in their place.
+    """
 
     store: str
     proven: tuple[Proven, ...]
     verified: Verified
-    unrecorded: tuple[str, ...]
+    aside: tuple[str, ...]
+    undone: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +139,10 @@ def verify_checkpoints(
     for location, (store, proven) in stores.items():
         wanted = _wanted(guest, number, options.drive, moved_guests(site, location))
         verified = verify(store, wanted=wanted, sample=sample, progress=progress)
-        unrecorded = [] if options.dry_run else _record(site, store, verified, options, clock)
-        done.append(StoreVerified(location, proven, verified, tuple(unrecorded)))
+        aside, undone = _written(site, store, verified, options, clock)
+        done.append(StoreVerified(location, proven, verified, aside, undone))
+    if options.drive is not None and not any(store.verified.checkpoints for store in done):
+        raise NoInputError("there are no checkpoints of this drive", where=guest, found=options.drive)
     return VerifyReport(site.directory, guest, number, tuple(done), options.dry_run)
 
 
@@ -168,27 +180,46 @@ def _prove(
             proven.append(Proven(name, len(chain), chain[-1][1] if chain else "", anchor is not None))
     if broken:
         raise BrokenHistoriesError(broken)
+    if guest is not None and not any(one.records for one in proven):
+        raise NoInputError(f"{guest} has no checkpoints", where=store.location)
     return tuple(proven)
 
 
-def _record(
+def _written(
     site: Site, store: Store, verified: Verified, options: VerifyOptions, clock: Callable[[], datetime]
-) -> list[str]:
-    """Write the VERIFY records; return the guests for which that could not be done."""
-    unrecorded, moved = [], moved_guests(site, store.location)
-    for guest, details in verified.details().items():
-        if guest in moved:
-            continue
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Act on what was found, as far as that is possible: what was set aside, and what could not be done."""
+    if options.dry_run:
+        return (), ()
+    aside: tuple[str, ...] = ()
+    undone = []
+    try:
+        aside = set_aside(store, verified.damaged_chunks(), wait_seconds=options.lock_wait_seconds)
+    except _UNDONE as error:
+        undone.append(f"damaged chunks stay where they are: {error.line()}")
+    details, bases, moved = verified.details(), verified.hurt_bases(), moved_guests(site, store.location)
+    for guest in sorted((details.keys() | bases.keys()) - moved):
         try:
             with store.writing(guest, wait_seconds=options.lock_wait_seconds), catalog_for_writing(site) as catalog:
-                for detail, numbers in details.items():
-                    host = os.uname().nodename
-                    history.append(
-                        store, catalog, guest, Kind.VERIFY, clock=clock, host=host, subjects=numbers, detail=detail
-                    )
-        except BusyError:
-            unrecorded.append(guest)
-    return unrecorded
+                _record(store, catalog, guest, details.get(guest, {}), clock)
+                _forget(store, catalog, guest, bases.get(guest, ()))
+        except _UNDONE as error:
+            undone.append(f"not recorded in the history of {guest}: {error.line()}")
+    return aside, tuple(undone)
+
+
+def _record(
+    store: Store, catalog: Catalog, guest: str, details: Mapping[str, Sequence[int]], clock: Callable[[], datetime]
+) -> None:
+    host = os.uname().nodename
+    for detail, numbers in details.items():
+        history.append(store, catalog, guest, Kind.VERIFY, clock=clock, host=host, subjects=numbers, detail=detail)
+
+
+def _forget(store: Store, catalog: Catalog, guest: str, drives: Iterable[str]) -> None:
+    for drive in sorted(drives):
+        catalog.forget_base_state(guest, drive)
+        store.delete([base_key(guest, drive)])
 
 
 # -- anchors ----------------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ _PASSED = 0o711
 def fit_out(scratch: str, plan: DrillPlan, *, store: Store, progress: Progress = SILENT) -> ScratchSite:
     """Make the guest of a drill in the directory `scratch`, and return its site.
 
-    Raises NoInputError and DataError when a chunk is missing or damaged, StorageError when there is no room.
+    Raises DataError when a chunk is missing or damaged, StorageError when there is no room.
     """
     guest = plan.guest
     ownership = plan_ownership(guest, is_root=os.geteuid() == 0)

@@ -16,6 +16,7 @@ finds a base that was replaced or written to since, not one whose changer put it
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +26,7 @@ from umldisk.checkpoint.assemble import first_difference
 from umldisk.checkpoint.basestate import BaseState
 from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.checkpoint.index import Index, parse
+from umldisk.checkpoint.recording import settled
 from umldisk.checkpoint.store import Store, base_key
 from umldisk.config.guest import Guest
 from umldisk.cow import header as headers
@@ -80,7 +82,7 @@ def glance_at_bases(guest: Guest, drives: Sequence[Drive], *, catalog: Catalog |
             _refuse_unusable(disk)
             _require_as_in_header(guest, drive, disk)
             state = catalog.base_state(guest.name, drive.name) if catalog else None
-            known = state.index_sha256 if state and state.holds_for(disk.status) else None
+            known = state if state and state.holds_for(disk.status) else None
             facts[drive.name] = BaseFacts(None, "", known)
     return facts
 
@@ -118,13 +120,14 @@ class _Subject(NamedTuple):
 def _check(subject: _Subject, built: str | None, store: Store | None) -> BaseFacts:
     guest, drive, disk, own, state = subject
     _refuse_unusable(disk)
+    look = settled(disk) if state is not None else None
     digest = sparse_sha256(disk)
     if digest == built:
-        unchanged = state is not None and state.holds_for(disk.status)
-        return BaseFacts(digest, manifest.FILE_NAME, state.index_sha256 if state and unchanged else None)
+        return BaseFacts(digest, manifest.FILE_NAME, state if state and state.holds_for(disk.status) else None)
     maker = _maker(subject, store)
     if state is not None and maker is not None:
-        return BaseFacts(digest, f"checkpoint {maker.number}", state.index_sha256)
+        known = dataclasses.replace(state, identity=look) if look is not None else None
+        return BaseFacts(digest, f"checkpoint {maker.number}", known)
     if built is None:
         manifest.read(guest.directory)
     raise DataError(
@@ -176,14 +179,14 @@ def base_index(store: Store, guest: Guest, drive: Drive) -> Index | None:
         return None
 
 
-def known_indexes(guest: Guest, catalog: Catalog | None, facts: dict[str, BaseFacts]) -> dict[str, str]:
-    """Map drives to the index that their base equals: what was found, and for the root drive also what is known."""
-    known = {name: fact.index_sha256 for name, fact in facts.items() if fact.index_sha256}
+def known_bases(guest: Guest, catalog: Catalog | None, facts: dict[str, BaseFacts]) -> dict[str, BaseState]:
+    """Map drives to what is known of their base: what was found, and for the root drive also what the catalog says."""
+    known = {name: fact.known for name, fact in facts.items() if fact.known}
     for drive in guest.drives:
         path = guest.base_path(drive)
         if catalog and drive.mount_point == "/" and drive.name not in facts and os.path.exists(path):
             state = catalog.base_state(guest.name, drive.name)
             with explained("look at", path):
                 if state and state.holds_for(os.stat(path)):
-                    known[drive.name] = state.index_sha256
+                    known[drive.name] = state
     return known

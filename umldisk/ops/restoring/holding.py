@@ -16,10 +16,11 @@ from umldisk.checkpoint.catalog import Catalog
 from umldisk.checkpoint.store import Store
 from umldisk.config.guest import Guest
 from umldisk.config.site import Site
-from umldisk.errors import BusyError, DataError, NoInputError
+from umldisk.errors import BusyError, DataError, NoInputError, StorageError
 from umldisk.guest import rundir
 from umldisk.guest.state import LOCK
-from umldisk.ops.checkpoints.storage import catalog_path, store_location, store_of
+from umldisk.ops.checkpoints.storage import catalog_for_writing, catalog_path, store_location, store_of
+from umldisk.ops.restoring import stages
 from umldisk.ops.restoring.planning import Purpose, Wish
 from umldisk.system import locks
 from umldisk.system.files import open_disk
@@ -66,25 +67,56 @@ def _refuse_running(guest: Guest, path: str) -> None:
             raise BusyError("the guest runs, or is being started or stopped", where=guest.name, pid=other.pid)
 
 
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What is held: the disks, and the store unless `store_failure` says why it is not."""
+
+    disks: publish.Held
+    store_failure: StorageError | None = None
+
+    def require_store(self) -> None:
+        """Raise why the store is not held."""
+        if self.store_failure is not None:
+            raise self.store_failure
+
+
 @contextlib.contextmanager
-def held(guest: Guest, store: Store | None, ownership: Ownership, options: RestoreOptions) -> Iterator[publish.Held]:
-    """Hold the store, the guest's directory and its disks against everybody else."""
+def held(guest: Guest, store: Store | None, ownership: Ownership, options: RestoreOptions) -> Iterator[Holding]:
+    """Hold the store, the guest's directory and its disks against everybody else.
+
+    A store that fails does not keep a restore from being finished, whose disks are all here: it is not held then.
+    """
+    failure = None
     with contextlib.ExitStack() as stack:
         if store is not None:
-            stack.enter_context(store.writing(guest.name, wait_seconds=options.lock_wait_seconds))
+            try:
+                stack.enter_context(store.writing(guest.name, wait_seconds=options.lock_wait_seconds))
+            except StorageError as error:
+                if not stages.is_unfinished(guest.directory):
+                    raise
+                failure = error
         stack.enter_context(publish.claimed(guest, ownership))
         _refuse_unfinished_build(guest)
-        yield stack.enter_context(publish.held(guest))
+        yield Holding(stack.enter_context(publish.held(guest)), failure)
 
 
 @contextlib.contextmanager
-def opened_catalog(site: Site, options: RestoreOptions, *, is_made: bool) -> Iterator[Catalog | None]:
-    """Open the site's catalog; None where there is none and none is to be made."""
-    path, writable = catalog_path(site), not options.dry_run
-    if not (writable and is_made) and not os.path.lexists(path):
+def opened_catalog(site: Site) -> Iterator[Catalog | None]:
+    """Open the site's catalog for reading; None where there is none, because looking at a guest makes none."""
+    with contextlib.ExitStack() as stack:
+        catalog = None
+        with contextlib.suppress(NoInputError):
+            catalog = stack.enter_context(Catalog.open(catalog_path(site), writable=False))
+        yield catalog
+
+
+@contextlib.contextmanager
+def catalog_to_write(site: Site, *, is_made: bool) -> Iterator[Catalog | None]:
+    """Open the site's catalog for writing; where there is none, make a whole one or give None, which asks no store."""
+    if not is_made and not os.path.lexists(catalog_path(site)):
         yield None
         return
-    with Catalog.open(path, writable=writable) as catalog:
+    with catalog_for_writing(site) if is_made else Catalog.open(catalog_path(site), writable=True) as catalog:
         yield catalog
 
 

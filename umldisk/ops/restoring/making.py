@@ -8,6 +8,7 @@ one where it is made.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from umldisk.build.disks import Workshop, check, make_ext_disk, make_sparse, mak
 from umldisk.build.ownership import Ownership
 from umldisk.build.tree import FileType, Inode
 from umldisk.checkpoint.assemble import Assembled, Seed, assemble
+from umldisk.checkpoint.basestate import BaseState
 from umldisk.checkpoint.index import Index
+from umldisk.checkpoint.recording import settled
 from umldisk.checkpoint.store import Store
 from umldisk.config.guest import Guest
 from umldisk.cow import header as headers
@@ -36,10 +39,14 @@ from umldisk.system.swapping import open_directory
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What was made of a drive: the digest of its base, and for one from a checkpoint where its chunks came from."""
+    """What was made of a drive: the digest of its base.
+
+    Of one from a checkpoint also where its chunks came from, and which index it equals as long as it looks as `known`.
+    """
 
     digest: str | None = None
     assembled: Assembled | None = None
+    known: BaseState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +69,13 @@ class Making:
 def make_all(making: Making) -> dict[str, Made]:
     """Make every new file of the plan, with its owner and mode, synced; return what was made by the drive's name.
 
-    Raises NoInputError and DataError when a chunk is missing or damaged, StorageError when there is no room.
+    Raises DataError when a chunk is missing or damaged, StorageError when there is no room.
     """
     drives = {drive.name: drive for drive in making.guest.drives}
     made = {plan.drive: _make(making, plan, drives[plan.drive]) for plan in making.plan.drives}
     _dress(making, drives)
-    return made
+    known = {plan.drive: _known(making, plan) for plan in making.plan.drives}
+    return {name: dataclasses.replace(one, known=known[name]) for name, one in made.items()}
 
 
 def _make(making: Making, plan: DrivePlan, drive: Drive) -> Made:
@@ -123,6 +131,15 @@ def _make_empty_ext(making: Making, path: str, drive: Drive) -> None:
     tree = workshop.new_directory(f"{drive.name}.tree")
     make_ext_disk(path, making.guest, drive, share, workshop=workshop, tree=tree)
     check(path, workshop.environment)
+
+
+def _known(making: Making, plan: DrivePlan) -> BaseState | None:
+    """Return which index the new base equals, and how it looks now that it has its owner and mode."""
+    if plan.way is not Way.CHECKPOINT or plan.index_sha256 is None:
+        return None
+    with open_disk(making.path(plan.base)) as disk:
+        look = settled(disk)
+    return None if look is None else BaseState(making.plan.guest, plan.drive, plan.index_sha256, look)
 
 
 def _nanoseconds(time: datetime) -> int:

@@ -27,11 +27,13 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
+from umldisk.checkpoint.basestate import BaseState
 from umldisk.checkpoint.checkpoint import Checkpoint
 from umldisk.config.guest import Guest
 from umldisk.cow.journal import SUFFIX as JOURNAL_SUFFIX
 from umldisk.errors import DataError, NoInputError, UsageError
 from umldisk.image.drives import Content, Drive
+from umldisk.ops.restoring.noted import parse_notes
 
 FORMAT = 1
 RECORDED_MOUNT = "/var"
@@ -73,12 +75,12 @@ class Wish:
 class BaseFacts:
     """What was found of a base that stays: its digest, and what vouches for it; None and "" when it was not read.
 
-    `index_sha256` is of the index that it is known to equal, None when there is no such index.
+    `known` tells the index that it is known to equal and how it looked then, None when there is no such index.
     """
 
     digest: str | None
     reference: str
-    index_sha256: str | None = None
+    known: BaseState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +107,8 @@ class RestorePlan:
     """A whole restore: `leaving` are the files that go to the directory `evidence`, or with "" are removed, in order.
 
     `root` is the base of the drive that is mounted on "/". It is away while old and new files change places; when it is
-    not itself replaced, it comes back. `known` maps drives to the digest of the index that their base is known to equal
-    now, and still will.
+    not itself replaced, it comes back. `known` maps drives to what is known of their base now, and of one that stays
+    still will be if nobody writes to it.
     """
 
     guest: str
@@ -116,7 +118,7 @@ class RestorePlan:
     drives: tuple[DrivePlan, ...]
     leaving: tuple[str, ...]
     root: str | None
-    known: Mapping[str, str]
+    known: Mapping[str, BaseState]
 
     @property
     def guard(self) -> str | None:
@@ -177,6 +179,7 @@ def parse(data: bytes, *, where: str = "") -> RestorePlan:
                 "time": datetime.fromisoformat(row["time"]),
                 "drives": tuple(_drive(drive) for drive in row["drives"]),
                 "leaving": tuple(row["leaving"]),
+                "known": parse_notes(row["known"]),
             }
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -281,7 +284,7 @@ def plan_restore(
     present: Collection[str],
     time: datetime,
     evidence: str,
-    known: Mapping[str, str],
+    known: Mapping[str, BaseState],
 ) -> RestorePlan:
     """Join what was decided with what was found.
 
@@ -307,9 +310,8 @@ def _plan_drive(drive: Drive, way: Way, checkpoint: Checkpoint | None, bases: Ma
         )
     if way is Way.EMPTY_COW:
         facts = bases[drive.name]
-        return dataclasses.replace(
-            plan, digest=facts.digest, reference=facts.reference, index_sha256=facts.index_sha256
-        )
+        index_sha256 = facts.known.index_sha256 if facts.known else None
+        return dataclasses.replace(plan, digest=facts.digest, reference=facts.reference, index_sha256=index_sha256)
     return plan
 
 

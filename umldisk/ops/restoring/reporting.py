@@ -17,6 +17,7 @@ from umldisk.config.site import Site
 from umldisk.ops.restoring import evidence
 from umldisk.ops.restoring.evidence import EvidenceFile
 from umldisk.ops.restoring.making import Made
+from umldisk.ops.restoring.noted import parse_note
 from umldisk.ops.restoring.planning import DrivePlan, RestorePlan, Way
 from umldisk.ops.restoring.removed import RemovedFile
 
@@ -46,15 +47,17 @@ class RestoredDrive:
 class RestoreReport:
     """What a restore did, or with `dry_run` would do.
 
-    `steps` are the plan in words. `evidence` is the directory with the old files, which are `kept`, "" when there is
-    none; `sums_sha256` is of its SHA256SUMS. `removed` are old files of which nothing is kept. `resumed` says that an
-    interrupted restore was finished.
+    `steps` are the plan in words, and after it the `notes`: of which drives the next checkpoint reads everything, as it
+    is not known, or could not be written down, what their base equals. `evidence` is the directory with the old files,
+    which are `kept`, "" when there is none; `sums_sha256` is of its SHA256SUMS. `removed` are old files of which
+    nothing is kept. `resumed` says that an interrupted restore was finished.
     """
 
     guest: str
     site: str
     directory: str
     steps: tuple[str, ...]
+    notes: tuple[str, ...]
     drives: tuple[RestoredDrive, ...]
     evidence: str
     kept: tuple[EvidenceFile, ...]
@@ -92,11 +95,19 @@ class Outcome:
 
 
 def _made(row: Mapping[str, Any]) -> Made:
-    return Made(row["digest"], None if row["assembled"] is None else Assembled(**row["assembled"]))
+    assembled = None if row["assembled"] is None else Assembled(**row["assembled"])
+    return Made(row["digest"], assembled, parse_note(row.get("known")))
 
 
 def report(
-    site: Site, guest: Guest, plan: RestorePlan, outcome: Outcome, *, resumed: bool = False, dry_run: bool = False
+    site: Site,
+    guest: Guest,
+    plan: RestorePlan,
+    outcome: Outcome,
+    *,
+    notes: tuple[str, ...] = (),
+    resumed: bool = False,
+    dry_run: bool = False,
 ) -> RestoreReport:
     """Tell what was done, or with `dry_run` would be."""
     argv = boot_argv(guest)
@@ -104,7 +115,8 @@ def report(
         guest=guest.name,
         site=site.directory,
         directory=guest.directory,
-        steps=tuple(plan.lines()),
+        steps=(*plan.lines(), *notes),
+        notes=notes,
         drives=tuple(_describe(guest, drive, outcome.made.get(drive.drive)) for drive in plan.drives),
         evidence=os.path.join(evidence.directory_of(site.directory), plan.evidence) if plan.evidence else "",
         kept=outcome.kept,

@@ -4,7 +4,8 @@
     make      .restoring/: disks from checkpoints, empty COW files, new tmp and swap, the digests of the evidence
     commit    one rename; from here on the restore will be finished, by this run or by the next one
     exchange  old files leave for SITE/evidence, new ones come in; see `stages`
-    settle    what the new bases are known to equal is written down, so that the next night reads only what changed
+    settle    what the new bases are known to equal is written down, so that the next night reads only what changed;
+              when that cannot be done the next night reads everything, and the guest is back all the same: `knowing`
 
 A failure before the commit leaves the guest as it was. A restore that was cut off after it is finished by the next
 `restore` of that guest: when the same thing is asked for, that is all it does, else the new wish follows.
@@ -28,26 +29,26 @@ from umldisk.build import publish
 from umldisk.build.ownership import Ownership, plan_ownership
 from umldisk.checkpoint import standing
 from umldisk.checkpoint.assemble import load_index
-from umldisk.checkpoint.basestate import BackingIdentity, BaseState
 from umldisk.checkpoint.catalog import Catalog
 from umldisk.checkpoint.chain import Chained, verify_chain
 from umldisk.checkpoint.checkpoint import Checkpoint
-from umldisk.checkpoint.store import Store, base_key, index_key
+from umldisk.checkpoint.store import Store
 from umldisk.config.guest import Guest, boot_argv
 from umldisk.config.site import Site
 from umldisk.errors import NoInputError
 from umldisk.image.drives import Drive
 from umldisk.ops.checkpoints.naming import utc_now
 from umldisk.ops.restoring import evidence, planning, stages
-from umldisk.ops.restoring.bases import check_bases, glance_at_bases, known_indexes
-from umldisk.ops.restoring.holding import RestoreOptions, claimed_run, held, opened_catalog, store_for
+from umldisk.ops.restoring.bases import check_bases, glance_at_bases, known_bases
+from umldisk.ops.restoring.holding import Holding, RestoreOptions, claimed_run, held, opened_catalog, store_for
+from umldisk.ops.restoring.knowing import Remembering, known_before
 from umldisk.ops.restoring.making import Making, make_all
 from umldisk.ops.restoring.planning import BaseFacts, Purpose, RestorePlan, Way, Wish
 from umldisk.ops.restoring.removed import RemovedFile, measure
 from umldisk.ops.restoring.reporting import Outcome, RestoreReport, report
 from umldisk.ops.restoring.resetting import reset_ways
 from umldisk.progress import SILENT, Progress
-from umldisk.system.swapping import explained, open_directory
+from umldisk.system.swapping import open_directory
 
 Clock = Callable[[], datetime]
 
@@ -68,8 +69,8 @@ def restore_guest(
 ) -> RestoreReport:
     """Bring the guest called `name` back from `store`, by default the guest's, else the site's own.
 
-    Raises UsageError for drives or a guest that cannot be, NoInputError when guest, checkpoint or chunk is missing,
-    DataError when a base was changed or a chunk is damaged, HistoryError when the recorded history is not whole,
+    Raises UsageError for drives or a guest that cannot be, NoInputError when guest or checkpoint is missing, DataError
+    when a base was changed or a chunk is missing or damaged, HistoryError when the recorded history is not whole,
     BusyError while the guest runs or somebody builds or restores it, CannotCreateError and StorageError when the disks
     cannot be written. In all these cases the guest is as it was.
     """
@@ -92,8 +93,8 @@ def bring_back(
         raise NoInputError("there is no such guest", where=guest.directory)
     kept_in = store_for(site, guest, wish, options, store)
     ownership = plan_ownership(guest, is_root=os.geteuid() == 0)
-    with claimed_run(site, guest, options), opened_catalog(site, options, is_made=kept_in is not None) as catalog:
-        restoration = _Restoration(site, guest, wish, options, kept_in, catalog, clock, progress)
+    with claimed_run(site, guest, options):
+        restoration = _Restoration(site, guest, wish, options, kept_in, clock, progress)
         if options.dry_run:
             with publish.held(guest):
                 return restoration.rehearse()
@@ -109,8 +110,8 @@ def finish_reset(site: Site, guest: Guest) -> None:
     if not is_unfinished(guest):
         return
     ownership = plan_ownership(guest, is_root=os.geteuid() == 0)
-    with opened_catalog(site, _AT_START, is_made=False) as catalog, held(guest, None, ownership, _AT_START):
-        _Restoration(site, guest, _EVERYTHING, _AT_START, None, catalog, utc_now, SILENT).finish()
+    with held(guest, None, ownership, _AT_START) as holding:
+        _Restoration(site, guest, _EVERYTHING, _AT_START, None, utc_now, SILENT).finish(holding)
 
 
 def is_unfinished(guest: Guest) -> bool:
@@ -127,7 +128,6 @@ class _Restoration:
     wish: Wish
     options: RestoreOptions
     store: Store | None
-    catalog: Catalog | None
     clock: Clock
     progress: Progress
 
@@ -139,37 +139,44 @@ class _Restoration:
         look = self._look()
         return report(self.site, self.guest, look.plan, Outcome(removed=look.removed), dry_run=True)
 
-    def carry_out(self, ownership: Ownership, holding: publish.Held) -> RestoreReport:
+    def carry_out(self, ownership: Ownership, holding: Holding) -> RestoreReport:
         """Finish what was cut off, and restore unless that was it."""
         if stages.is_unfinished(self.guest.directory):
-            plan, made = self.finish()
-            if plan.wish == self.wish:
-                return report(self.site, self.guest, plan, Outcome.parse(made), resumed=True)
+            finished = self.finish(holding)
+            if finished.plan.wish == self.wish:
+                return self._report(finished, resumed=True)
+        holding.require_store()
         look = self._look()
         with self._prepared(look, ownership) as outcome:
-            holding.check()
+            holding.disks.check()
             stages.commit(self.guest.directory, outcome.build())
-        self._finish(look.plan)
-        return report(self.site, self.guest, look.plan, outcome)
+        return self._report(self._finish(look.plan, outcome, holding), resumed=False)
 
-    def finish(self) -> tuple[RestorePlan, bytes]:
-        """Finish what was cut off, and return its plan and what it made; without a store that must be a reset."""
+    def finish(self, holding: Holding) -> _Finished:
+        """Finish what was cut off; without a store that must be a reset."""
         plan, made = stages.read(self.guest.directory)
         if self.store is None and plan.wish.purpose is not Purpose.RESET:
             stages.require_finished(self.guest)
-        self._finish(plan)
-        return plan, made
+        return self._finish(plan, Outcome.parse(made), holding)
+
+    def _report(self, finished: _Finished, *, resumed: bool) -> RestoreReport:
+        plan, outcome, notes = finished.plan, finished.outcome, finished.notes
+        return report(self.site, self.guest, plan, outcome, notes=notes, resumed=resumed)
 
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def _look(self) -> _Look:
         """Read what there is, decide, and refuse what cannot end well; nothing is changed."""
+        with opened_catalog(self.site) as catalog:
+            return self._look_with(catalog)
+
+    def _look_with(self, catalog: Catalog | None) -> _Look:
         guest = self.guest
-        history = verify_chain(self.store, self.catalog, guest.name) if self.store else []
+        history = verify_chain(self.store, catalog, guest.name) if self.store else []
         checkpoints = _checkpoints(history)
         chosen = self._choose(checkpoints)
         staying = [drive for drive, (way, _checkpoint) in chosen.items() if way is Way.EMPTY_COW]
-        bases = self._vouch(staying, checkpoints)
+        bases = self._vouch(staying, checkpoints, catalog)
         with open_directory(guest.directory) as directory:
             present = directory.names()
         time = self.clock().astimezone(UTC)
@@ -181,7 +188,7 @@ class _Restoration:
             present=present,
             time=time,
             evidence=self._evidence_name(time),
-            known=known_indexes(guest, self.catalog, bases),
+            known=known_bases(guest, catalog, bases),
         )
         removed = self._require_leaving(plan)
         return _Look(plan, history, {drive.name: one for drive, (_way, one) in chosen.items() if one}, removed)
@@ -196,12 +203,12 @@ class _Restoration:
             return reset_ways(self.guest, self.wish)
         return planning.ways(self.guest, checkpoints, self.wish)
 
-    def _vouch(self, staying: Sequence[Drive], checkpoints: Sequence[Checkpoint]) -> dict[str, BaseFacts]:
+    def _vouch(
+        self, staying: Sequence[Drive], checkpoints: Sequence[Checkpoint], catalog: Catalog | None
+    ) -> dict[str, BaseFacts]:
         if self.options.glance:
-            return glance_at_bases(self.guest, staying, catalog=self.catalog)
-        return check_bases(
-            self.guest, staying, checkpoints, store=self.store, catalog=self.catalog, progress=self.progress
-        )
+            return glance_at_bases(self.guest, staying, catalog=catalog)
+        return check_bases(self.guest, staying, checkpoints, store=self.store, catalog=catalog, progress=self.progress)
 
     def _require_leaving(self, plan: RestorePlan) -> tuple[RemovedFile, ...]:
         """Refuse what cannot be moved out of the way; return what will be lost by that."""
@@ -256,33 +263,23 @@ class _Restoration:
 
     # -- finishing ----------------------------------------------------------------------------------------------------
 
-    def _finish(self, plan: RestorePlan) -> None:
+    def _finish(self, plan: RestorePlan, outcome: Outcome, holding: Holding) -> _Finished:
         """Put a committed state in place, and write down what is known of it; can be done again from anywhere."""
-        directory = self.guest.directory
-        stages.exchange(directory, self.site.directory, plan)
-        for drive in plan.drives:
-            if drive.way is Way.CHECKPOINT and drive.checkpoint is not None:
-                self._set_base(drive.drive, drive.checkpoint, str(drive.index_sha256))
-        for name, index_sha256 in plan.known.items():
-            self._set_state(name, index_sha256)
-        stages.settle(directory)
+        site, guest = self.site, self.guest
+        before = known_before(site, guest, plan, outcome)
+        stages.exchange(guest.directory, site.directory, plan)
+        notes = Remembering(site, guest, plan, before, self.store, holding.store_failure).remember()
+        stages.settle(guest.directory)
+        return _Finished(plan, outcome, notes)
 
-    def _set_base(self, name: str, number: int, index_sha256: str) -> None:
-        """Let the index of a checkpoint be the one that the drive's base equals."""
-        if self.catalog is not None:
-            self.catalog.forget_base_state(self.guest.name, name)
-        with contextlib.suppress(NoInputError):  # reclaimed before a second run: nothing is known then
-            assert self.store is not None
-            self.store.put(base_key(self.guest.name, name), self.store.get(index_key(self.guest.name, number)))
-            self._set_state(name, index_sha256)
 
-    def _set_state(self, name: str, index_sha256: str) -> None:
-        paths = [self.guest.base_path(drive) for drive in self.guest.drives if drive.name == name]
-        for path in paths:
-            with explained("look at", path):
-                identity = BackingIdentity.of(os.stat(path))
-            if identity is not None and self.catalog is not None:
-                self.catalog.set_base_state(BaseState(self.guest.name, name, index_sha256, identity))
+@dataclass(frozen=True, slots=True)
+class _Finished:
+    """A restore that is in place; `notes` say what is not known of it."""
+
+    plan: RestorePlan
+    outcome: Outcome
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ Nothing is copied or removed but what was made here. Files keep their times.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from umldisk.config.guest import Guest
 from umldisk.errors import BusyError, StorageError, UmldiskError
@@ -116,10 +116,24 @@ def read(directory: str) -> tuple[RestorePlan, bytes]:
     """Return the plan of a committed restore, and what was made; raises StorageError and DataError."""
     name = _waiting(directory)
     if name is None:
-        raise StorageError("no restore waits to be finished", where=directory)
+        raise _nothing_waits(directory)
     with open_directory(directory) as guest, guest.open(name) as stage:
         plan, made = (_read(stage, file) for file in (_PLAN, _MADE))
         return planning.parse(plan, where=stage.inside(_PLAN)), made
+
+
+def places(directory: str, names: Iterable[str]) -> dict[str, str]:
+    """Map names of files to where they lie in a committed restore: still among the new ones, or in `directory`."""
+    waiting = _waiting(directory)
+    if waiting is None:
+        raise _nothing_waits(directory)
+    with open_directory(directory) as guest, guest.open(waiting) as stage, stage.open(NEW) as new:
+        coming = new.names()
+        return {name: (new if name in coming else guest).inside(name) for name in names}
+
+
+def _nothing_waits(directory: str) -> StorageError:
+    return StorageError("no restore waits to be finished", where=directory)
 
 
 def _read(stage: Directory, name: str) -> bytes:
