@@ -1,5 +1,6 @@
 """Disks against debugfs, dumpe2fs and e2fsck: contents, owners, modes, times, attributes, sizes."""
 
+import errno
 import hashlib
 import os
 import re
@@ -113,6 +114,17 @@ def test_all_four_times_are_the_one(path: str, inode: Inode, image: str) -> None
     for _name, low, extra in times:
         seconds = int(low, 16) - ((int(low, 16) >> 31) << 32) + ((int(extra, 16) & 3) << 32)
         assert seconds * _NS + (int(extra, 16) >> 2) == inode.mtime_ns
+
+
+def test_a_scratch_tree_that_cannot_be_written_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+
+    share = plant({}, Pool(str(tmp_path / "pool")).take(iter([file("/d/one", "x"), HardLink("/d/two", "/d/one")])))
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match="Too many links") as failed:
+        Layout([share]).write(str(tmp_path / "tree"), share)
+    assert failed.value.where == str(tmp_path / "tree/d/two")
 
 
 def test_device_numbers_are_kept(image: str) -> None:

@@ -65,6 +65,10 @@ _SHARES: dict[str, list[Entry | HardLink]] = {
         )
         for number in range(100)
     ],
+    "attributes just too long for an inode": [
+        Entry(f"/{number}", Inode(FileType.FILE, 0o644, contents=Text(), xattrs=(("user.a", bytes(70)),)))
+        for number in range(100)
+    ],
 }
 
 

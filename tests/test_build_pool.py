@@ -80,6 +80,15 @@ def test_only_files_are_stored_and_all_else_passes(tmp_path: Path) -> None:
     assert (second.inode.mode, second.inode.gid, second.inode.mtime_ns) == (0o640, 4, 9)
 
 
+def test_what_is_read_is_told_with_its_holes(tmp_path: Path) -> None:
+    told = list[int]()
+    sparse = Entry("/s", Inode(FileType.FILE, 0o600, contents=_Pieces(1 << 24, ((1 << 23, b"x"),))))  # type: ignore[arg-type]
+    for _entry in Pool(str(tmp_path / "p")).take(iter([sparse, file("/f", "text")]), when_read=told.append):
+        pass
+    assert sum(told) == (1 << 24) + 4
+    assert max(told) <= 1 << 20
+
+
 def test_a_stored_file_is_moved_or_linked_into_place(tmp_path: Path) -> None:
     pool = Pool(str(tmp_path / "p"))
     stored = pool.store(Text(b"data"))

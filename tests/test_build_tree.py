@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from umldisk.build.split import drive_of, guest_path, split
+from umldisk.build.split import drive_of, guest_path, require_init_on_root, split
 from umldisk.build.tree import (
     Entry,
     FileType,
@@ -230,6 +230,18 @@ def test_missing_mount_points_are_made() -> None:
 def test_a_mount_point_must_be_a_directory(point: str) -> None:
     with pytest.raises(DataError, match="no directory"):
         split(_tree(symlink(point, "/x")), (*DRIVES, _SRV))
+
+
+def test_init_lies_on_the_root_drive() -> None:
+    programs = [symlink("/sbin", "usr/sbin"), symlink("/usr/sbin/init", "../lib/init"), file("/usr/lib/init", "")]
+    require_init_on_root(_tree(*programs), DRIVES)
+    require_init_on_root(_tree(file("/var/init", "")), DRIVES)
+    odd = _tree(
+        symlink("/sbin/init", "/home/init"), symlink("/home/init", "../var/srv/init"), file("/var/srv/init", "")
+    )
+    with pytest.raises(DataError, match="its init where another drive is mounted") as refused:
+        require_init_on_root(odd, (*DRIVES, _SRV))
+    assert (refused.value.where, refused.value.found) == ("/var/srv/init", "the srv drive")
 
 
 _NAMES = st.sampled_from(["var", "home", "tmp", "etc", "a", "b"])

@@ -10,6 +10,8 @@ from umldisk.config.problems import ConfigError, toml_text
 from umldisk.errors import DataError
 from umldisk.image.drives import GIB
 
+FOR_INIT = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/lib/systemd", "/usr/sbin", "/usr/lib/x")
+
 WRONG = [
     ("memory = 64", "memory", "64"),
     ('memory = "16M"', "memory", "more than 16M"),
@@ -72,6 +74,7 @@ WRONG = [
     ('drives.var.mount = "/a b"', "drives.var.mount", "an absolute path"),
     ('drives.var.mount = "/home"', "drives.var.mount", "where drive home is mounted"),
     ('drives.var.mount = "/etc/x"', "drives.var.mount", "outside"),
+    *((f'drives.var.mount = "{path}"', "drives.var.mount", "init starts from there") for path in FOR_INIT),
     ('drives.var.mount = "/"', "drives.var.mount", "where drive root is mounted"),
     ('drives.root.mount = "/r"', "drives.root.mount", '"/"'),
     ("drives.var.mount_mode = 755", "drives.var.mount_mode", "octal digits"),
@@ -89,6 +92,14 @@ WRONG = [
     ('layout = ["root", "root"]', "layout[1]", "a second time"),
     ('layout = ["root", "data"]', "layout", '"data", of which nothing is said'),
 ]
+
+
+@pytest.mark.parametrize(
+    "path", ["/usr/local", "/usr/share", "/usr/src", "/usr/libexec", "/usrlib", "/binary", "/a/lib"]
+)
+def test_where_init_does_not_start_a_drive_may_be(path: str) -> None:
+    drives = {drive.name: drive for drive in guest(one_guest(f'drives.var.mount = "{path}"')).drives}
+    assert drives["var"].mount_point == path
 
 
 @pytest.mark.parametrize(("setting", "key", "said"), WRONG, ids=[case[0][:50] for case in WRONG])

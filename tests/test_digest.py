@@ -91,4 +91,13 @@ def test_contents_are_hashed_with_their_holes(gaps: list[tuple[int, bytes]], tai
         pieces.append((len(whole), data))
         whole += data
     whole += bytes(tail)
-    assert contents_sha256(pieces, len(whole)) == hashlib.sha256(whole).digest()
+    hashed = list[int]()
+    assert contents_sha256(pieces, len(whole), when_hashed=hashed.append) == hashlib.sha256(whole).digest()
+    assert sum(hashed) == len(whole)
+
+
+def test_a_long_hole_is_hashed_in_small_steps() -> None:
+    hashed = list[int]()
+    contents_sha256([(1 << 25, b"x")], 1 << 26, when_hashed=hashed.append)
+    assert sum(hashed) == 1 << 26
+    assert max(hashed) <= 1 << 20

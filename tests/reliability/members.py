@@ -50,6 +50,12 @@ def attribute(name: str, value: str) -> Member:
     return file("f", pax_headers={f"SCHILY.xattr.{name}": value})
 
 
+def sparse(name: str, size_bytes: int, data: bytes = b"data") -> Member:
+    """Describe a sparse file (pax 0.1) that has its data at the beginning."""
+    headers = {"GNU.sparse.size": str(size_bytes), "GNU.sparse.map": f"0,{len(data)}"}
+    return file(name, data, pax_headers=headers)
+
+
 def archive(*members: Member) -> bytes:
     """Return a pax archive of these members, names and links just as they are given."""
     stream = io.BytesIO()

@@ -22,10 +22,12 @@ from tests.reliability.members import (
     file,
     hard_link,
     sample,
+    sparse,
     symlink,
 )
 from tests.reliability.scenes import run
 from tests.reliability.yard import Yard
+from umldisk.build.limits import MOST_NAMES
 
 pytestmark = [needs("mke2fs", "debugfs", "e2fsck", "busybox"), pytest.mark.slow]
 
@@ -70,6 +72,22 @@ REFUSED: dict[str, tuple[str, list[Member]]] = {
         r"more extended attributes than ext can hold .*found 11520",
         [file("f", pax_headers={f"SCHILY.xattr.user.a{n:03}": "c" * 100 for n in range(96)})],
     ),
+    "attributes-that-leave-a-gap": (
+        r"more extended attributes than ext can hold \(/x, .*found 4068",
+        [file("x", pax_headers={f"SCHILY.xattr.user.{n}": "c" * 1333 for n in range(3)})],
+    ),
+    "attributes-of-half-a-block": (
+        r"more extended attributes than ext can hold \(/x, .*found 4144",
+        [file("x", pax_headers={f"SCHILY.xattr.user.{n}": "c" * 2050 for n in range(2)})],
+    ),
+    "sparse-too-long": (
+        r"longer than its drive can hold.*\(/var/f, .*found 17592186044416",
+        [sparse("var/f", 1 << 44)],
+    ),
+    "init-elsewhere": (
+        r"its init where another drive is mounted \(/home/i",
+        [symlink("sbin/init", "/home/i"), file("home/i")],
+    ),
     "owner": (r"not an owner", [file("f", uid=1 << 32)]),
     "docker-save": (r"docker save", [file("manifest.json"), file("0123/layer.tar")]),
     "oci-layout": (r"docker save", [file("oci-layout"), file("blobs/sha256/0123")]),
@@ -82,6 +100,12 @@ def test_an_archive_that_cannot_be_kept_is_refused(name: str, yard: Yard, base: 
     says, members = REFUSED[name]
     base.write_bytes(archive(*members))
     yard.refused(DATA, says, "--base", base)
+
+
+def test_a_file_of_too_many_names_is_refused(yard: Yard, base: Path) -> None:
+    links = (hard_link(f"d/{number}", "f") for number in range(MOST_NAMES))
+    base.write_bytes(archive(file("f"), *links))
+    yard.refused(DATA, rf"too many names \(/f, expected at most {MOST_NAMES} on the root drive", "--base", base)
 
 
 def test_what_can_be_kept_stays_inside(yard: Yard, base: Path) -> None:

@@ -16,6 +16,8 @@ import pytest
 from tests.kit import extimage
 from tests.kit.guest import ScriptGuest
 from tests.kit.peers import needs
+from tests.kit.sites import until
+from tests.reliability.members import archive, sparse
 from tests.reliability.yard import Yard
 from umldisk.image.drives import DRIVES
 from umldisk.image.ext import LATEST_SECONDS
@@ -70,6 +72,22 @@ def test_a_signal_ends_a_build_at_once_and_leaves_nothing(number: signal.Signals
         assert yard.processes() == []
     assert yard.snapshot() == before
     yard.require_whole()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_build_in_the_middle_of_a_hole(number: signal.Signals, yard: Yard, base: Path) -> None:
+    """The hole takes hours to hash."""
+    base.write_bytes(archive(sparse("f", 15 << 40)))
+    with yard.start("--base", str(base), "x") as process:
+        try:
+            until(lambda: process.poll() is not None or any(map(os.path.getsize, yard.guest("x").rglob("pool/*"))))
+            os.kill(process.pid, number)
+            out, said = process.communicate(timeout=WAIT_SECONDS)
+        finally:
+            yard.kill_left_over()
+    assert process.returncode == (130 if number is signal.SIGINT else -number)
+    assert (out, said) == ("", "")
+    assert os.listdir(yard.guest("x")) == [".lock"]
 
 
 def test_a_kill_leaves_what_the_next_build_clears(yard: Yard) -> None:

@@ -35,15 +35,15 @@ from umldisk.build.files.modules import module_entries
 from umldisk.build.files.overlay import overlay_entries
 from umldisk.build.files.render import guest_entries
 from umldisk.build.fit import require_fit
-from umldisk.build.limits import require_writable
+from umldisk.build.limits import require_lengths, require_writable
 from umldisk.build.pool import Pool
 from umldisk.build.scratch import Layout
-from umldisk.build.split import split
+from umldisk.build.split import require_init_on_root, split
 from umldisk.build.tree import Entry, HardLink, Tree, lay_over, limit_times, plant
 from umldisk.config.guest import Guest
 from umldisk.errors import from_os_error
 from umldisk.image.drives import Content, Drive
-from umldisk.progress import SILENT, Progress, Task
+from umldisk.progress import SILENT, Progress
 from umldisk.system.process import run
 
 _SCRATCH = "scratch"
@@ -89,6 +89,7 @@ def assemble(assembly: Assembly, base: Base) -> Assembled:
     _read_base(assembly, base, pool)
     given = dict(assembly.tree)
     facts = _add_guest_files(assembly, pool)
+    require_init_on_root(assembly.tree, assembly.guest.drives)
     shares = split(assembly.tree, assembly.guest.drives, mtime_ns=assembly.time_ns)
     workshop = Workshop.open(assembly.scratch, time_ns=assembly.time_ns)
     for drive, share in shares.items():
@@ -120,20 +121,13 @@ def _make_scratch(path: str) -> None:
 def _read_base(assembly: Assembly, base: Base, pool: Pool) -> None:
     """Fill tree and pool from the base."""
     with assembly.progress.task("reading the base") as task:
-        entries = limit_times(_counted(base.entries(), task), assembly.latest_ns)
-        plant(assembly.tree, pool.take(entries))
+        entries = limit_times(require_lengths(base.entries(), assembly.guest.drives), assembly.latest_ns)
+        plant(assembly.tree, pool.take(entries, when_read=task.add))
     assembly.time_ns = assembly.latest_ns if assembly.latest_ns is not None else _newest_ns(assembly.tree)
 
 
 def _digest_given(assembly: Assembly, given: Tree) -> None:
     assembly.given_sha256 = manifest.tree_digest(given)
-
-
-def _counted(entries: Iterator[Entry | HardLink], task: Task) -> Iterator[Entry | HardLink]:
-    for entry in entries:
-        if isinstance(entry, Entry):
-            task.add(entry.inode.contents.size_bytes)
-        yield entry
 
 
 def _newest_ns(tree: Tree) -> int:

@@ -14,6 +14,7 @@ import os
 from dataclasses import dataclass
 
 from umldisk.build.disks import PACKAGE, Workshop, make_sparse
+from umldisk.build.limits import attribute_bytes
 from umldisk.build.pool import Stored
 from umldisk.build.tree import NAME_BYTES, FileType, Inode, Tree, path_bytes
 from umldisk.errors import DataError
@@ -25,7 +26,6 @@ from umldisk.system.files import open_disk
 from umldisk.system.process import run
 
 _SHORT_SYMLINK_BYTES = 59
-_XATTR_BYTES_IN_INODE = 96
 _POINTERS_IN_BLOCK = BLOCK_BYTES // 4
 _EXTENTS_IN_BLOCK = 340
 _EXTENTS_IN_INODE = 4
@@ -61,8 +61,9 @@ def _blocks_of(inode: Inode) -> int:
         blocks += len(path_bytes(inode.target)) > _SHORT_SYMLINK_BYTES
     elif isinstance(inode.contents, Stored):
         blocks += _file_blocks(inode.contents)
-    if sum(len(name) + len(value) + 16 for name, value in inode.xattrs) > _XATTR_BYTES_IN_INODE:
-        blocks += 1
+    if inode.xattrs:
+        _in_inode, in_block = attribute_bytes(inode)
+        blocks += in_block > 0
     return blocks
 
 

@@ -11,7 +11,7 @@ file in place is a rename, so that it has one name: mke2fs looks through a list 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from umldisk.build.tree import Contents, Entry, FileType, HardLink
@@ -57,15 +57,17 @@ class Pool:
         except OSError as error:
             raise from_os_error(error, "create a scratch directory", directory) from error
 
-    def take(self, entries: Iterator[Entry | HardLink]) -> Iterator[Entry | HardLink]:
-        """Yield `entries` with the contents of every file stored."""
+    def take(
+        self, entries: Iterator[Entry | HardLink], *, when_read: Callable[[int], object] = lambda _bytes: None
+    ) -> Iterator[Entry | HardLink]:
+        """Yield `entries` with the contents of every file stored; tell `when_read` how much, holes included."""
         for entry in entries:
             if isinstance(entry, Entry) and entry.inode.type is FileType.FILE:
-                yield Entry(entry.path, replace(entry.inode, contents=self.store(entry.inode.contents)))
+                yield Entry(entry.path, replace(entry.inode, contents=self.store(entry.inode.contents, when_read)))
             else:
                 yield entry
 
-    def store(self, contents: Contents) -> Stored:
+    def store(self, contents: Contents, when_read: Callable[[int], object] = lambda _bytes: None) -> Stored:
         """Write `contents` down, holes and pages of zeros as holes.
 
         Raises StorageError when there is no room, DataError when that is more than the pool takes.
@@ -76,7 +78,7 @@ class Pool:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 os.fchmod(fd, 0o600)
-                pages, digest = _write(fd, contents, self._counter)
+                pages, digest = _write(fd, contents, self._counter, when_read)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -92,7 +94,7 @@ class Pool:
             os.rename(stored.path, name, dst_dir_fd=dir_fd)
 
 
-def _write(fd: int, contents: Contents, counter: _PageCounter) -> tuple[int, bytes]:
+def _write(fd: int, contents: Contents, counter: _PageCounter, when_read: Callable[[int], object]) -> tuple[int, bytes]:
     """Write to an empty file; return how many pages hold something, and the digest of all."""
     before, end = counter.begin(), 0
 
@@ -105,7 +107,7 @@ def _write(fd: int, contents: Contents, counter: _PageCounter) -> tuple[int, byt
                 counter.count(offset + start, end)
             yield offset, data
 
-    digest = contents_sha256(written(), contents.size_bytes)
+    digest = contents_sha256(written(), contents.size_bytes, when_hashed=when_read)
     if end < contents.size_bytes:  # to the same length, too, ext4 would truncate with a transaction
         os.ftruncate(fd, contents.size_bytes)
     return counter.pages - before, digest

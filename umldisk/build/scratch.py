@@ -41,23 +41,26 @@ class Layout:
             _drop_inherited_acl(directory)
             top = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                self._fill(top, share)
+                self._fill(top, share, directory)
             finally:
                 os.close(top)
         except OSError as error:
             raise from_os_error(error, "write scratch files", directory) from error
 
-    def _fill(self, top: int, share: Tree) -> None:
+    def _fill(self, top: int, share: Tree, directory: str) -> None:
         first_names: dict[int, bytes] = {}
         for path, inode in in_order(share):
             name = path_bytes(path[1:])
             if not name or inode.type.is_device:
                 continue
             first = first_names.setdefault(id(inode), name)
-            if first is name:
-                self._make(top, name, inode)
-            else:
-                os.link(first, name, src_dir_fd=top, dst_dir_fd=top, follow_symlinks=False)
+            try:
+                if first is name:
+                    self._make(top, name, inode)
+                else:
+                    os.link(first, name, src_dir_fd=top, dst_dir_fd=top, follow_symlinks=False)
+            except OSError as error:
+                raise from_os_error(error, "write scratch files", f"{directory}{path}") from error
 
     def _make(self, top: int, name: bytes, inode: Inode) -> None:
         if inode.type is FileType.DIRECTORY:

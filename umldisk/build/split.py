@@ -16,7 +16,7 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import replace
 
-from umldisk.build.tree import FileType, Inode, Tree
+from umldisk.build.tree import FileType, Inode, Tree, follow
 from umldisk.errors import DataError
 from umldisk.image.drives import Drive
 
@@ -76,3 +76,17 @@ def _add_mount_point(whole: Tree, path: str, drive: Drive, mtime_ns: int) -> Non
 def _require_directory(found: Inode, path: str) -> None:
     if found.type is not FileType.DIRECTORY:
         raise DataError("a mount point of the guest is no directory", where=path, found=found.type.name.lower())
+
+
+def require_init_on_root(tree: Tree, drives: Sequence[Drive]) -> None:
+    """Raise DataError when /sbin/init leads to a drive that the kernel has not mounted when it starts init."""
+    path = follow(tree, "/sbin/init")
+    drive, _place = drive_of(path, drives)
+    if path in tree and drive.mount_point != "/":
+        raise DataError(
+            "the base has its init where another drive is mounted",
+            where=path,
+            expected="a path on the root drive",
+            found=f"the {drive.name} drive",
+            hint=f"leave {drive.mount_point} on the root drive",
+        )

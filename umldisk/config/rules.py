@@ -21,6 +21,8 @@ SMALLEST_BYTES = {Content.EXT2: MIB, Content.EXT3: 8 * MIB, Content.EXT4: 8 * MI
 """Below 2048 blocks mke2fs makes no journal (ext2fs_default_journal_size); mkswap and the kernel want ten pages."""
 
 _NOT_FOR_DRIVES = ("/dev", "/etc", "/proc", "/run", "/sys")
+_FOR_INIT = ("/bin", "/lib", "/lib32", "/lib64", "/libx32", "/sbin")
+"""Where init and its libraries lie, or in /usr: the kernel starts it when only the root drive is mounted."""
 _EVERYWHERE = IPv4Network("0.0.0.0/0")
 
 
@@ -88,9 +90,16 @@ def _about_mount_points(guest: Effective) -> Iterator[Complaint]:
             yield Complaint(guest.place("drives", drive, "mount"), shown(mount), '"/", which the guest boots from')
         elif other != drive:
             yield _shared_mount_point(guest, mount, drive, other)
-        elif any(mount == taken or mount.startswith(f"{taken}/") for taken in _NOT_FOR_DRIVES):
+        elif _is_in(mount, _NOT_FOR_DRIVES):
             expected = f"a path outside {', '.join(_NOT_FOR_DRIVES)}"
             yield Complaint(guest.place("drives", drive, "mount"), shown(mount), expected)
+        elif mount == "/usr" or _is_in(mount.removeprefix("/usr"), _FOR_INIT):
+            expected = f"a path outside {', '.join(_FOR_INIT)}, these in /usr, and /usr itself: init starts from there"
+            yield Complaint(guest.place("drives", drive, "mount"), shown(mount), expected)
+
+
+def _is_in(mount: str, directories: Iterable[str]) -> bool:
+    return any(mount == directory or mount.startswith(f"{directory}/") for directory in directories)
 
 
 def _shared_mount_point(guest: Effective, mount: str, drive: str, other: str) -> Complaint:

@@ -1,7 +1,8 @@
 """Digests of files with holes.
 
-`contents_sha256` is what sha256sum says of a file. It has to hash its zeros, too. The digest of a sparse disk, instead,
-is taken as fast as its data can be read:
+`contents_sha256` is what sha256sum says of a file. It has to hash its zeros, too, however long a hole is: no short cut
+leads over a run of zeros, because the state of SHA-256 behind it depends on all that came before. The digest of a
+sparse disk, instead, is taken as fast as its data can be read:
 
     SHA-256 of:   offset (u64, little-endian), data      for every 64 KiB block that is not all zeros, ascending
                   size (u64, little-endian)              once, at the end
@@ -14,7 +15,7 @@ with one digest have the same bytes and the same size.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from umldisk.system import sparse, transfer
 from umldisk.system.files import DiskFile
@@ -38,18 +39,27 @@ def sparse_sha256(disk: DiskFile) -> str:
     return digest.hexdigest()
 
 
-def contents_sha256(pieces: Iterable[tuple[int, bytes]], size_bytes: int) -> bytes:
-    """Return the SHA-256 of a file that is given as ascending pieces `(offset, data)` between holes."""
+def contents_sha256(
+    pieces: Iterable[tuple[int, bytes]], size_bytes: int, *, when_hashed: Callable[[int], object] = lambda _bytes: None
+) -> bytes:
+    """Return the SHA-256 of a file that is given as ascending pieces `(offset, data)` between holes.
+
+    `when_hashed` is called with a number of bytes, all numbers together `size_bytes`, and never long after the last
+    time, however large a hole is.
+    """
     digest, end = hashlib.sha256(), 0
     for offset, data in pieces:
-        update_with_zeros(digest, offset - end)
+        _update_with_zeros(digest, offset - end, when_hashed)
         digest.update(data)
+        when_hashed(len(data))
         end = offset + len(data)
-    update_with_zeros(digest, size_bytes - end)
+    _update_with_zeros(digest, size_bytes - end, when_hashed)
     return digest.digest()
 
 
-def update_with_zeros(digest: hashlib._Hash, count: int) -> None:
-    """Add `count` zero bytes to a digest."""
+def _update_with_zeros(digest: hashlib._Hash, count: int, when_hashed: Callable[[int], object]) -> None:
+    """Add `count` zero bytes to a digest, so few at a time that a signal is soon handled."""
     for done in range(0, count, len(_ZEROS)):
-        digest.update(memoryview(_ZEROS)[: min(len(_ZEROS), count - done)])
+        length = min(len(_ZEROS), count - done)
+        digest.update(memoryview(_ZEROS)[:length])
+        when_hashed(length)

@@ -20,6 +20,9 @@ fourth field of star and bsdtar has the number, and so has a list that is stored
 
 Kept are the name spaces that an ext file system has; attributes of other file systems (btrfs., system.cifs_acl, ...)
 are refused, and so is NFSv4's kind of access list. Left out: inode flags (SCHILY.fflags), which are no attributes.
+
+Times are read as POSIX has them. libarchive (bsdtar) writes one before 1970 with a fraction a second too early: -1.5 as
+-2.5, which is what the file on the disk gets.
 """
 
 from __future__ import annotations
