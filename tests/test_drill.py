@@ -23,7 +23,7 @@ from umldisk.checkpoint.catalog.schema import MIGRATIONS
 from umldisk.checkpoint.record import Kind, drilling
 from umldisk.cli.main import main
 from umldisk.cow.file import CowFile
-from umldisk.errors import BusyError, DataError, NoInputError, StorageError
+from umldisk.errors import BusyError, CannotCreateError, DataError, NoInputError, StorageError
 from umldisk.ops.checkpoints.storage import catalog_path, store_of
 from umldisk.ops.drilling.drill import drill_guest
 from umldisk.ops.drilling.scratch import ScratchSite
@@ -89,6 +89,26 @@ def test_a_failure_is_recorded_and_stands_with_the_checkpoint(broken: Broken, tm
     assert drilled(metrics=str(metrics)).passed
     assert 'umldisk_drill_success{guest="blackdance"} 1.0\n' in metrics.read_text()
     assert "umldisk_drill_ready_seconds{" not in metrics.read_text()
+
+
+@_whole
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_metrics_that_have_no_place_are_refused_before_anything_boots(broken: Broken, *, dry_run: bool) -> None:
+    drilled = Drilled(broken)
+    before = records_of(broken)
+    with pytest.raises(CannotCreateError):
+        drilled(metrics=f"{broken.site.directory}/not there/drill.prom", dry_run=dry_run)
+    assert drilled.bench.asked == []
+    assert records_of(broken) == before
+
+
+@_whole
+def test_metrics_that_cannot_be_written_leave_the_record(broken: Broken, tmp_path: Path) -> None:
+    place = tmp_path / "metrics"
+    place.mkdir()
+    with pytest.raises(CannotCreateError):
+        Drilled(broken, look=lambda _site: place.rmdir())(metrics=str(place / "drill.prom"))
+    assert records_of(broken)[-1] == (Kind.DRILL, (max(broken.nights),), "ready in 2.5 s, probed")
 
 
 @_whole

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umldisk.errors import NoInputError
-from umldisk.guest.attaching import LEAVE, Attachment, Place, transcript_end
-from umldisk.guest.console_log import FILES, ConsoleLog
+from umldisk.guest.attaching import LEAVE, Attachment
+from umldisk.guest.console_log import FILES, ConsoleLog, Place, transcript_end
 from umldisk.guest.rundir import CONSOLE_IN
 
 LOG_BYTES = 100

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from umldisk.errors import StorageError
-from umldisk.guest.console_log import ConsoleLog, MarkerWatch, last_lines
+from umldisk.guest.console_log import ConsoleLog, MarkerWatch, last_lines, transcript_end
 
 
 def _newest_to_oldest(directory: Path) -> list[Path]:
@@ -143,6 +143,23 @@ def test_the_last_lines_are_for_people(tmp_path: Path) -> None:
     (tmp_path / "console.log").write_text(text)
     assert last_lines(str(tmp_path), most=2) == ["line 2998", "line 2999"]
     assert os.listdir(tmp_path) == ["console.log"]
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3, 4, 5, 30])
+@pytest.mark.parametrize("before", [b"", b"of the run before"])
+def test_the_last_lines_of_this_run_are_of_no_other(tmp_path: Path, before: bytes, lines: int) -> None:
+    """Also when the file that it began in is older by now, or gone: three lines are more than one holds."""
+    old = ConsoleLog(str(tmp_path), log_bytes=40)
+    old.write(before)
+    old.close()
+    log = ConsoleLog(str(tmp_path), log_bytes=40)
+    assert log.began == transcript_end(str(tmp_path))
+    for number in range(lines):
+        log.write(f"line {number:8}\n".encode())
+    log.close()
+    found = last_lines(str(tmp_path), since=log.began)
+    assert found[-1:] == [f"line {number:8}" for number in range(lines)][-1:]
+    assert all(line.startswith("line ") for line in found)
 
 
 def test_the_last_lines_have_no_colours_and_keep_what_is_odd(tmp_path: Path) -> None:

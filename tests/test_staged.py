@@ -14,7 +14,7 @@ from tests.kit.faults import Way, failing
 from tests.kit.things import fifo, symlink_loop, unix_socket
 from umldisk.cow import journal
 from umldisk.errors import CannotCreateError, UmldiskError
-from umldisk.system.staging import staged, sweep, write_file
+from umldisk.system.staging import require_place, staged, sweep, write_file
 
 OLD, NEW = b"old contents", b"new contents"
 
@@ -249,6 +249,17 @@ def test_a_target_that_cannot_be_made_is_refused(tmp_path: Path, kind: str, repl
     with pytest.raises(CannotCreateError):
         stage(target, replace=replace)
     assert names(tmp_path) == before
+
+
+def test_a_place_is_tried_without_a_trace(tmp_path: Path, stage_kind: str) -> None:
+    (tmp_path / "file").write_bytes(OLD)
+    for name in ("file", "new"):
+        require_place(str(tmp_path / name))
+    assert names(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_bytes() == OLD
+    for path in (tmp_path, tmp_path / "not there/file"):
+        with pytest.raises(CannotCreateError):
+            require_place(str(path))
 
 
 def test_a_nul_in_the_name_cannot_be_made(tmp_path: Path) -> None:

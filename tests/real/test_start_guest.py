@@ -131,8 +131,15 @@ def test_a_jail_whose_guard_is_killed_is_watched_on(site: BuiltSite) -> None:
     assert not state.supervisor.wait(0.5)
     assert state.is_alive()
     assert site.shell("echo still $((40 + 2))").endswith("still 42\n")
-    site.good("stop", NAME)
-    until(lambda: read_end(str(site.run)))
+    assert "bubblewrap-gone" in site.good("status", NAME).out
+    site.good("checkpoint", "take", NAME, "var")
+    stopped = site.good("stop", NAME)
+    assert "stopped by ctrl-alt-del" in stopped.out
+    assert "SIG" not in stopped.out
+    end = read_end(str(site.run))
+    assert end is not None
+    assert end.status is None
+    assert "stopped" in site.good("status", NAME).lines[1]
     _require_clean(site)
 
 
@@ -157,6 +164,18 @@ def test_a_signal_to_the_foreground_stops_the_guest(site: BuiltSite) -> None:
         process.communicate(timeout=WAIT_SECONDS)
         assert process.returncode == -signal.SIGTERM
     assert not site.state().is_alive()
+    _require_clean(site)
+
+
+def test_a_signal_to_the_foreground_stops_a_guest_that_only_boots(site: BuiltSite) -> None:
+    program = [sys.executable, "-m", "umldisk", "--site", str(site.directory), "start", "--foreground", NAME]
+    with subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        until((site.run / "state.json").exists)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_SECONDS) == -signal.SIGTERM
+    assert not site.state().is_alive()
+    _started(site)
+    site.good("stop", NAME)
     _require_clean(site)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from umldisk.cli.options import FILE, json_option
+from umldisk.cli.options import FILE, Seconds, json_option
 from umldisk.cli.output import Presenter
 from umldisk.cli.sites import current_site
 from umldisk.errors import UsageError
@@ -57,7 +57,7 @@ Exit codes:
 @click.option(
     "--timeout",
     "timeout_seconds",
-    type=click.FloatRange(min=0, max=86400, min_open=True),
+    type=Seconds(most=86400, above=True),
     default=5.0,
     show_default=True,
     metavar="SECONDS",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from umldisk.cli.checkpoints.common import GUEST, lock_wait_option
-from umldisk.cli.options import FILE, dry_run_option, report_options
+from umldisk.cli.options import FILE, Seconds, dry_run_option, report_options
 from umldisk.cli.output import Presenter, note
 from umldisk.cli.sites import current_site
 from umldisk.errors import FINDINGS_EXIT_CODE, UsageError
@@ -38,13 +38,11 @@ Exit codes:
    2  the arguments make no sense
   65  a base was changed, or what is stored is damaged; umldisk.toml is wrong
   66  there is no such guest or checkpoint, a chunk, the kernel or bubblewrap is missing
-  73  the scratch site cannot be made
+  73  the scratch site or the metrics cannot be made
   74  there is too little memory or room, or reading or writing failed
   75  another umldisk writes to the bases, or a restore has to be finished
   76  the recorded history is broken
 """
-
-_SECONDS = click.FloatRange(min=1, max=86400 * 366)
 
 
 @click.command(help=_HELP)
@@ -54,7 +52,7 @@ _SECONDS = click.FloatRange(min=1, max=86400 * 366)
 @click.option(
     "--timeout",
     "timeout_seconds",
-    type=_SECONDS,
+    type=Seconds(1),
     default=300.0,
     show_default=True,
     metavar="SECONDS",

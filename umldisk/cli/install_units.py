@@ -9,7 +9,7 @@ import click
 
 from umldisk.cli.checkpoints.keeping import policy_options
 from umldisk.cli.cron import own_program, time_of_day
-from umldisk.cli.options import FILE, dry_run_option, force_option, report_options
+from umldisk.cli.options import FILE, Seconds, dry_run_option, force_option, report_options
 from umldisk.cli.output import Presenter
 from umldisk.cli.sites import current_site
 
@@ -44,7 +44,7 @@ Exit codes:
 @click.option(
     "--lock-wait",
     "lock_wait_seconds",
-    type=click.FloatRange(min=0, max=86400 * 366),
+    type=Seconds(),
     default=3600.0,
     show_default=True,
     metavar="SECONDS",

@@ -7,6 +7,7 @@ sets end in `_options` and hand over one object made of several values.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -18,8 +19,38 @@ from umldisk.cow.dialect import Dialect
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-FILE = click.Path(readable=False)
+_MOST_SECONDS = 86400 * 366
+
+
+class _File(click.Path):
+    """A name; the empty one, which a shell makes of a variable that is not set, would be the working directory's."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not value:
+            self.fail("an empty name", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+FILE = _File(readable=False)
 """A name of a file. Whether there is one is for the library to say."""
+
+
+class Seconds(click.FloatRange):
+    """A number of seconds from `least` to `most`, or with `above` more than `least`.
+
+    "nan" is refused, too, which no comparison finds out of range.
+    """
+
+    name = "number of seconds"
+
+    def __init__(self, least: float = 0, most: float = _MOST_SECONDS, *, above: bool = False) -> None:
+        super().__init__(least, most, min_open=above)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if not math.isfinite(seconds):
+            self.fail(f"{value!r} is not a valid {self.name}", param, ctx)
+        return seconds
 
 
 @dataclass(frozen=True, slots=True)

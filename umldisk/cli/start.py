@@ -14,6 +14,8 @@ from umldisk.cli.sites import current_site
 from umldisk.errors import UsageError
 
 if TYPE_CHECKING:
+    from umldisk.config.site import Site
+    from umldisk.guest.launching import RunPlan
     from umldisk.ops.running.starting import StartReport
 
 _HELP = """Start GUEST and return when its kernel answers; `umldisk wait` tells when it is ready.
@@ -21,6 +23,9 @@ _HELP = """Start GUEST and return when its kernel answers; `umldisk wait` tells 
 Its disks are looked over first, and a start that would fail or spoil one is refused. The kernel runs
 in a jail that shows it its own disks and nothing else, as the guest's own user if root starts it and
 there is one. The console is recorded in the site's run/GUEST/console.log.
+
+With --foreground SIGTERM, SIGHUP and Ctrl-C, where that is no key for the guest, stop the guest.
+Without it they end the start alone: a kernel that was started by then goes on.
 
 \b
 Examples:
@@ -63,21 +68,36 @@ def start(
     presenter: Presenter,
 ) -> None:
     """Parse, start, present."""
-    from umldisk.ops.running.starting import StartOptions, start_guest
+    from umldisk.cli.terminal import attached
+    from umldisk.guest.console_log import transcript_end
+    from umldisk.ops.running.starting import StartOptions, goes_on, start_guest
 
     if foreground and (dry_run or presenter.as_json):
         raise UsageError("--foreground goes with neither --dry-run nor --json")
     options = StartOptions(discard=discard, jail=not no_jail, dry_run=dry_run)
     site = current_site(context)
-    if not foreground:
-        presenter.show(start_guest(site, guest, options, progress=presenter.progress), _lines)
-        return
-    from umldisk.cli.terminal import attached
-    from umldisk.guest.attaching import transcript_end
-
     since = transcript_end(site.run_directory(guest))
-    presenter.show(start_guest(site, guest, options, progress=presenter.progress), _lines)
-    context.exit(attached(site, guest, since=since))
+    plans: list[RunPlan] = []
+    try:
+        report = start_guest(site, guest, options, announce=plans.append, progress=presenter.progress)
+        presenter.show(report, _lines)
+        code = attached(site, guest, since=since) if foreground else 0
+    except KeyboardInterrupt:
+        if any(map(goes_on, plans)):
+            _see_to(site, guest, foreground=foreground)
+        raise
+    context.exit(code)
+
+
+def _see_to(site: Site, guest: str, *, foreground: bool) -> None:
+    """Stop a guest whose start was interrupted when it runs already, or say that it goes on."""
+    from umldisk.cli.terminal import say_that_it_goes_on
+    from umldisk.ops.running.stopping import stop_guest
+
+    if foreground:
+        stop_guest(site, guest)
+    else:
+        say_that_it_goes_on(guest)
 
 
 def _lines(report: StartReport) -> Iterator[str]:

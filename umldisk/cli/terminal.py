@@ -14,15 +14,15 @@ from umldisk.cli.output import note
 
 if TYPE_CHECKING:
     from umldisk.config.site import Site
-    from umldisk.guest.attaching import Place
+    from umldisk.guest.console_log import Place
 
 
 def attached(site: Site, name: str, *, since: Place) -> int:
     """Let the terminal be the guest's console until the guest ends or the user leaves; return an exit code.
 
     It is 0 when the guest shut down by itself or the user left it, else 1. The transcript is shown from `since` on.
-    What interrupts us stops the guest first; Ctrl-C is no interruption where it is a key for the guest. A screen that
-    cannot be written any more raises OSError, and the guest goes on.
+    Ctrl-C is no interruption where it is a key for the guest. A screen that cannot be written any more raises OSError,
+    and the guest goes on.
     """
     from umldisk.guest.attaching import Attachment
     from umldisk.guest.state import read_end, read_state
@@ -30,30 +30,34 @@ def attached(site: Site, name: str, *, since: Place) -> int:
     directory = site.run_directory(name)
     state = read_state(directory)
     assert state is not None
-    goes_on = f"{name} goes on; umldisk stop {name} ends it"
     with Attachment(directory, state, since=since) as attachment, _raw_keyboard() as keyboard:
         try:
             unrecorded = attachment.relay(keyboard, _screen())
         except OSError:
-            with contextlib.suppress(OSError):
-                note(goes_on)
-            raise
-        except KeyboardInterrupt:
-            from umldisk.ops.running.stopping import stop_guest
-
-            stop_guest(site, name)
+            say_that_it_goes_on(name)
             raise
     if not unrecorded:
-        note(goes_on)
+        say_that_it_goes_on(name)
         return 0
     if state.is_alive():
-        note(f"nobody records the console of {name} any more; {goes_on}")
+        note(f"nobody records the console of {name} any more; {_goes_on(name)}")
         return 1
     end = read_end(directory)
-    if end is None or end.status:
-        note(f"{name} ended with status {end.status if end else 'unknown'}")
+    status = end.status if end is not None else None
+    if status != 0:
+        note(f"{name} ended with status {'unknown' if status is None else status}")
         return 1
     return 0
+
+
+def say_that_it_goes_on(name: str) -> None:
+    """Tell whoever ends a command, and not the guest, that it runs; a terminal that is gone is not told."""
+    with contextlib.suppress(OSError):
+        note(_goes_on(name))
+
+
+def _goes_on(name: str) -> str:
+    return f"{name} goes on; umldisk stop {name} ends it"
 
 
 def _screen() -> int:
@@ -82,4 +86,4 @@ def _raw_keyboard() -> Iterator[int | None]:
         yield fd
     finally:
         with contextlib.suppress(termios.error):  # a terminal that hung up
-            termios.tcsetattr(fd, termios.TCSADRAIN, before)
+            termios.tcsetattr(fd, termios.TCSANOW, before)  # not after a screen that may stand still

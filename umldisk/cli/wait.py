@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from umldisk.cli.options import report_options
+from umldisk.cli.options import Seconds, report_options
 from umldisk.cli.output import Presenter
 from umldisk.cli.sites import current_site
 from umldisk.errors import FINDINGS_EXIT_CODE, StorageError
@@ -49,7 +49,7 @@ Exit codes:
 @click.option(
     "--timeout",
     "timeout_seconds",
-    type=click.FloatRange(min=0, max=86400 * 366),
+    type=Seconds(),
     metavar="SECONDS",
     help="Wait no longer than this; by default as long as it takes.",
 )

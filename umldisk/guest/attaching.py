@@ -13,14 +13,13 @@ import contextlib
 import errno
 import os
 import select
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from umldisk.errors import NoInputError, from_os_error
-from umldisk.guest.console_log import FILES, log_name
+from umldisk.guest.console_log import FILES, Place, log_name
 from umldisk.guest.rundir import CONSOLE_IN
-from umldisk.guest.state import CONSOLE_LOG, RunState
+from umldisk.guest.state import RunState
 
 LEAVE = b"\x1d"
 """Ctrl-], the key that leaves the console, as in telnet."""
@@ -31,23 +30,6 @@ _SKIPPED = b"\r\n[the transcript went on faster than it could be shown; some of 
 _NOT_THERE = (errno.ENOENT, errno.ENXIO)
 _HUNG_UP = (errno.EIO, errno.EBADF)
 """What reading from a terminal is answered with that is gone, or not ours to read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A place in the transcript: the file's inode number, and how much of it was there; the default is its start."""
-
-    inode: int | None = None
-    offset: int = 0
-
-
-def transcript_end(run_directory: str) -> Place:
-    """Return where the transcript ends now, so that somebody can attach from here on."""
-    try:
-        status = os.stat(os.path.join(run_directory, CONSOLE_LOG))
-    except OSError:
-        return Place()
-    return Place(status.st_ino, status.st_size)
 
 
 class Attachment:

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from umldisk.errors import StorageError, UmldiskError
 from umldisk.guest.state import CONSOLE_LOG
@@ -27,14 +28,29 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 """ECMA-48, select graphic rendition."""
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in the transcript: the file's inode number, and how much of it was there; the default is its start."""
+
+    inode: int | None = None
+    offset: int = 0
+
+
+_START = Place()
+
+
 class ConsoleLog:
-    """The transcript in a directory, as a sink for bytes; a run's transcript follows that of the run before."""
+    """The transcript in a directory, as a sink for bytes; a run's transcript follows that of the run before.
+
+    `began` is where this run's begins.
+    """
 
     def __init__(self, directory: str, *, log_bytes: int = LOG_BYTES, files: int = FILES) -> None:
         self._directory = directory
         self._log_bytes = log_bytes
         self._files = files
         self._lost_bytes = 0
+        self.began = transcript_end(directory)
         self._file = self._open()
 
     def write(self, data: bytes) -> None:
@@ -91,6 +107,15 @@ def log_name(number: int) -> str:
     return f"{CONSOLE_LOG}.{number}" if number else CONSOLE_LOG
 
 
+def transcript_end(directory: str) -> Place:
+    """Return where the transcript ends now, so that somebody can look at it from here on."""
+    try:
+        status = os.stat(os.path.join(directory, CONSOLE_LOG))
+    except OSError:
+        return _START
+    return Place(status.st_ino, status.st_size)
+
+
 class MarkerWatch:
     """Looks for a marker in a stream that comes in pieces."""
 
@@ -105,15 +130,18 @@ class MarkerWatch:
         return self._marker in text
 
 
-def last_lines(directory: str, *, most: int = 8, since_bytes: int = 8192) -> list[str]:
+def last_lines(directory: str, *, since: Place = _START, most: int = 8, since_bytes: int = 8192) -> list[str]:
     """Return the last lines of the transcript, without what only colours them; none when there is no transcript.
 
-    They may hold any other control character.
+    Those before `since` are left out; when that is in an older file by now, all of the newest one counts. They may hold
+    any other control character.
     """
     path = os.path.join(directory, CONSOLE_LOG)
     try:
         with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - since_bytes))
+            status = os.fstat(file.fileno())
+            is_there = status.st_ino == since.inode and since.offset <= status.st_size
+            file.seek(max(since.offset if is_there else 0, status.st_size - since_bytes))
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return []

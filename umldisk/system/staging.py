@@ -110,6 +110,18 @@ def staged(
                 os.unlink(stage_name)
 
 
+def require_place(path: str) -> None:
+    """Raise CannotCreateError when `staged` could not put a file in the place of `path`, as far as is seen beforehand.
+
+    For results that are only there after long work.
+    """
+    target = _refuse_target(path, replace=True)
+    stage_name, fd = _open_stage(target, os.path.dirname(target))
+    os.close(fd)
+    if stage_name is not None:
+        remove(stage_name, sync=False)
+
+
 def _exists(target: str) -> CannotCreateError:
     return CannotCreateError("the output exists already", where=target, hint="replace it with --force")
 

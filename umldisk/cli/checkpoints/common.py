@@ -6,13 +6,15 @@ from datetime import datetime
 
 import click
 
+from umldisk.cli.options import Seconds
+
 GUEST = click.argument("guest", metavar="GUEST")
 CHECKPOINT = click.argument("name", metavar="CHECKPOINT")
 
 lock_wait_option = click.option(
     "--lock-wait",
     "lock_wait_seconds",
-    type=click.FloatRange(min=0, max=86400 * 366),
+    type=Seconds(),
     default=0.0,
     metavar="SECONDS",
     help="Wait so long for another umldisk that uses the store; by default not at all.",

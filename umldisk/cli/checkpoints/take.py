@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from umldisk.cli.checkpoints.common import GUEST, lock_wait_option
-from umldisk.cli.options import FILE, dry_run_option, report_options
+from umldisk.cli.options import FILE, Seconds, dry_run_option, report_options
 from umldisk.cli.output import Presenter, human_bytes
 from umldisk.cli.sites import current_site
 from umldisk.errors import UsageError
@@ -59,7 +59,7 @@ Exit codes:
 @click.option(
     "--longest-pause",
     "longest_pause_seconds",
-    type=click.FloatRange(0, 86400, min_open=True),
+    type=Seconds(most=86400, above=True),
     metavar="SECONDS",
     default=30.0,
     show_default=True,

@@ -4,7 +4,7 @@
     make      a scratch site with the disks
     steps     check, boot, ready, mounts, probe, units, power off, check again: `steps` tells the order
     clear     the guest is ended and the scratch site removed, whatever happened
-    record    a DRILL record about the checkpoints, and the metrics
+    record    a DRILL record about the checkpoints, then the metrics, whose place was tried before all else
 
 The guest itself may be running: nothing of it is written, and only bases and the manifest are read. What is wrong with
 the store ends a drill as it would end a restore; where checkpoints were chosen by then, that is recorded, too.
@@ -38,6 +38,7 @@ from umldisk.ops.drilling.steps import Bench, Outcome, Step, StepResult, failure
 from umldisk.ops.nightly import DrillResult, write_drill_metrics
 from umldisk.ops.restoring.planning import Wish
 from umldisk.progress import SILENT, Progress
+from umldisk.system.staging import require_place
 
 TIMEOUT_SECONDS = 300.0
 _MOST_REASON_CHARACTERS = 400
@@ -109,9 +110,10 @@ def drill_guest(
 ) -> DrillReport:
     """Try whether the guest called `name` comes back as `wish` says; what is wrong with it is in the report.
 
-    Raises UsageError for what cannot be wished, NoInputError when guest, checkpoint, chunk, kernel or bubblewrap is
-    missing, DataError when a base was changed or a chunk is damaged, HistoryError when the history is not whole,
-    BusyError while somebody writes to the bases, CannotCreateError and StorageError when there is no room or place.
+    Raises UsageError for what cannot be wished, NoInputError when guest, checkpoint, kernel or bubblewrap is missing,
+    DataError when a base was changed or a chunk is not there or damaged, HistoryError when the history is not whole,
+    BusyError while somebody writes to the bases, CannotCreateError and StorageError when there is no room or place,
+    also for the metrics; those that cannot be written in the end leave a drill that is recorded.
     """
     guest = site.guest(name)
     boot_argv(guest)
@@ -119,6 +121,8 @@ def drill_guest(
         raise NoInputError("there is no such guest", where=guest.directory, hint=f"make it: umldisk build {name}")
     require_bubblewrap()
     find_kernel(guest.kernel)
+    if options.metrics is not None:
+        require_place(options.metrics)
     kept_in = store or store_of(site, guest)
     began = clock().astimezone(UTC)
     with held_plan(site, guest, wish, store=kept_in, now=began, progress=progress) as plan:
@@ -199,11 +203,12 @@ class _Drill:
         )
 
     def _tell(self, report: DrillReport) -> DrillReport:
-        """Write the metrics and the record of a drill."""
+        """Write the record and the metrics of a drill."""
+        recorded = dataclasses.replace(report, record=self._record(report))
         if self.options.metrics is not None:
             result = DrillResult(report.guest, bool(report.passed), self.clock(), report.seconds, report.ready_seconds)
             write_drill_metrics(self.options.metrics, result)
-        return dataclasses.replace(report, record=self._record(report))
+        return recorded
 
     def _record(self, report: DrillReport) -> int | None:
         """Write the DRILL record and return its number; None when somebody uses the store for too long."""

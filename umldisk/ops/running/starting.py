@@ -17,7 +17,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -30,12 +30,12 @@ from umldisk.errors import DataError, NoInputError, StorageError, UmldiskError
 from umldisk.guest import rundir
 from umldisk.guest.at_start import DriveStart, Step, plan_start_policies
 from umldisk.guest.commandline import INFO_FD, LOCK_FD, run_arguments
-from umldisk.guest.console_log import last_lines
+from umldisk.guest.console_log import Place, last_lines, transcript_end
 from umldisk.guest.jail import Jail, can_have_own_users, jail_argv, require_bubblewrap, temp_bytes_for
 from umldisk.guest.kernel import Kernel, find_kernel
 from umldisk.guest.launching import RunPlan, start_supervised
 from umldisk.guest.mconsole.address import mconsole_of
-from umldisk.guest.state import RunDisk, RunState, end_of, read_state
+from umldisk.guest.state import RunDisk, RunState, end_of, read_state, running
 from umldisk.guest.throwaway import run_disk
 from umldisk.ops.restoring.stages import require_finished
 from umldisk.ops.running.drives_at_start import apply_policies, finish_interrupted
@@ -104,10 +104,21 @@ class _Runner:
         return acting_as(self.uid, self.gid, groups=self.groups)
 
 
+def _tell_nobody(_plan: RunPlan) -> None:
+    pass
+
+
 def start_guest(
-    site: Site, name: str, options: StartOptions = _DEFAULTS, *, progress: Progress = SILENT
+    site: Site,
+    name: str,
+    options: StartOptions = _DEFAULTS,
+    *,
+    announce: Callable[[RunPlan], object] = _tell_nobody,
+    progress: Progress = SILENT,
 ) -> StartReport:
     """Start a guest and return when its mconsole answers.
+
+    What interrupts us later than `announce` is called leaves a guest that `goes_on` tells of.
 
     Raises UsageError for a guest or drive that there cannot be, NoInputError when disks, kernel or bubblewrap are
     missing, DataError when the disks are not fit to run, BusyError when the guest or somebody else uses them,
@@ -132,9 +143,17 @@ def start_guest(
             settle_headers(disks)
         plan = starting.plan(disks)
         rundir.prepare(directory, plan.socket_directory, uid=plan.uid, gid=plan.gid)
+        since = transcript_end(directory)
+        announce(plan)
         start_supervised(plan, claim)
-    state = _listen(directory, options.answer_seconds)
+    state = _listen(directory, since, options.answer_seconds)
     return starting.report(plan, warnings, pid=state.kernel.pid, seconds=time.monotonic() - began)
+
+
+def goes_on(plan: RunPlan) -> bool:
+    """Whether the guest runs that was started as planned, and no other of its name; raises as `read_state` does."""
+    state = running(plan.run_directory)
+    return state is not None and state.started_at == plan.started_at
 
 
 def _guest(site: Site, name: str) -> Guest:
@@ -276,8 +295,11 @@ def _temp_directory() -> str:
     raise StorageError("the kernel's memory has no place from which it may be executed", where=_TEMP_DIRECTORIES[0])
 
 
-def _listen(directory: str, seconds: float) -> RunState:
-    """Wait until mconsole answers; raises StorageError with the guest's last words when it does not."""
+def _listen(directory: str, since: Place, seconds: float) -> RunState:
+    """Wait until mconsole answers; raises StorageError with the guest's last words when it does not.
+
+    Its transcript begins at `since`.
+    """
     state = read_state(directory)
     assert state is not None  # the supervisor has just written it
     console = mconsole_of(state, timeout_seconds=1.0)
@@ -291,18 +313,18 @@ def _listen(directory: str, seconds: float) -> RunState:
             state.kernel.wait(_ASK_SECONDS)
         else:
             return state
-    raise _not_answering(directory, state)
+    raise _not_answering(directory, state, since)
 
 
-def _not_answering(directory: str, state: RunState) -> StorageError:
+def _not_answering(directory: str, state: RunState, since: Place) -> StorageError:
     is_alive = state.is_alive()
     if not is_alive:
         state.supervisor.wait(_SETTLING_SECONDS)
     end = None if is_alive else end_of(directory, state)
-    words = last_lines(directory, most=1)
+    words = last_lines(directory, since=since, most=1)
     how = "does not answer" if is_alive else "ended at once"
     return StorageError(
-        f"the guest {how}" + (f" with status {end.status}" if end else ""),
+        f"the guest {how}" + (f" with status {end.status}" if end and end.status is not None else ""),
         where=os.path.join(directory, "console.log"),
         found=words[0][:200] if words else None,
         hint=f"see it: umldisk status {state.guest}; end it: umldisk stop {state.guest}" if is_alive else None,
