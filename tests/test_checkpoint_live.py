@@ -19,6 +19,7 @@ from tests.kit.memory_store import MemoryStore
 from tests.kit.nights import MERGE, contents
 from tests.kit.peers import needs
 from tests.kit.running_site import DISK_BYTES, RING_AT, RunningSite, make_file_system, ring_of
+from tests.kit.runs import ended_process
 from umldisk.checkpoint import history
 from umldisk.checkpoint.basestate import BackingIdentity
 from umldisk.checkpoint.catalog import CATALOG_NAME, Catalog
@@ -137,6 +138,13 @@ def test_a_plain_disk_is_read_from_a_copy_of_which_nothing_is_remembered(
         assert_one_moment(ring_of(contents(store, parse(store.get(index_key("g", number))))))
     with Catalog.open(tmp_path / CATALOG_NAME, writable=True) as catalog:
         assert catalog.base_state("g", "tmp") is None
+
+
+def test_a_guest_whose_jail_was_killed_by_itself_is_recorded(running: RunningSite, store: MemoryStore) -> None:
+    running.know(replace(running.run, leader=ended_process(), jailed=True))
+    running.take(store)
+    assert_one_moment(ring_of(running.recorded(store, 1)))
+    assert running.guest.log() == ["sysrq s", "stop", "go"]
 
 
 def test_nothing_is_left_beside_the_disks(running: RunningSite, store: MemoryStore) -> None:

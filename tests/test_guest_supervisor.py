@@ -1,6 +1,5 @@
 """The process that stays with a guest, with a shell script in the kernel's place."""
 
-import errno
 import fcntl
 import json
 import os
@@ -15,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.commands import holding
-from umldisk.errors import BusyError, CannotCreateError, StorageError
+from tests.kit.runs import ended_process, run_state
+from umldisk.errors import BusyError, StorageError
 from umldisk.guest import rundir
 from umldisk.guest.commandline import INFO_FD
 from umldisk.guest.launching import RunPlan, parse_plan, start_supervised
@@ -26,6 +25,14 @@ from umldisk.system.pids import ProcessId, end_all, session_members
 from umldisk.system.process import PIPE, launch
 
 MARKER = "umldisk: x is ready"
+JAIL = f"""
+    setsid sleep 600 {INFO_FD}>&- &
+    echo '{{"child-pid":' $! '}}' >&{INFO_FD}
+    exec {INFO_FD}>&-
+    wait $!
+    exit $?
+"""
+"""Does as bubblewrap does: the kernel is in a session of its own, and a signal that ends it is told as a number."""
 WAIT_SECONDS = 60
 
 
@@ -34,6 +41,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "run/x"
     state = read_state(str(tmp_path / "run/x"))
     if state is not None:
+        state.kernel.send(signal.SIGKILL)
         end_all(session_members(state.leader), signal.SIGKILL, timeout_seconds=WAIT_SECONDS)
         state.supervisor.wait(WAIT_SECONDS)
 
@@ -106,6 +114,23 @@ def test_whoever_is_killed_with_a_signal_is_told_so(directory: Path) -> None:
     assert _end_of(directory).status == -signal.SIGKILL
 
 
+def test_a_jail_tells_which_signal_ended_the_kernel(directory: Path) -> None:
+    state = _start(replace(_plan(directory, ""), jailed=True, argv=("bash", "-c", JAIL)))
+    assert state.kernel != state.leader
+    assert state.kernel.send(signal.SIGKILL)
+    assert _end_of(directory).status == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_jail_that_was_killed_by_itself_takes_the_exit_status_along(directory: Path, number: signal.Signals) -> None:
+    state = _start(replace(_plan(directory, ""), jailed=True, argv=("bash", "-c", JAIL)))
+    assert state.leader.send(number)
+    assert state.leader.wait(WAIT_SECONDS)
+    assert (state.kernel.is_alive(), read_end(str(directory))) == (True, None)
+    assert state.kernel.send(signal.SIGTERM)
+    assert _end_of(directory).status is None
+
+
 def test_what_the_kernel_leaves_behind_is_ended_with_it(directory: Path) -> None:
     state = _start(_plan(directory, "sleep 600 & echo child; exec sleep 600"))
     _until(lambda: len(session_members(state.leader)) == 2)
@@ -131,6 +156,13 @@ def test_one_that_ends_at_once_is_told_with_its_last_words(directory: Path) -> N
     with pytest.raises(StorageError, match="no such kernel"):
         _start(replace(_plan(directory, ""), jailed=True, argv=("sh", "-c", "echo no such kernel >&2; exit 1")))
     assert running(str(directory)) is None
+
+
+def test_one_that_ends_at_once_is_not_told_with_the_words_of_another(directory: Path) -> None:
+    directory.mkdir(parents=True)
+    (directory / "console.log").write_text("found by the run before\n")
+    with pytest.raises(StorageError, match="ended at once and said nothing"):
+        _start(replace(_plan(directory, ""), jailed=True, argv=("sh", "-c", "exit 1")))
 
 
 def test_a_program_that_is_not_there_is_told(directory: Path) -> None:
@@ -212,6 +244,47 @@ def test_a_kernel_in_a_jail_that_cannot_be_made_known_is_ended(directory: Path) 
     rundir.claim(str(directory)).lock.close()
 
 
+def test_what_a_supervisor_that_was_killed_too_early_had_begun_is_ended(directory: Path) -> None:
+    script = f"""
+        sleep 600 & echo $! >>{directory}/pids
+        setsid sleep 600 & echo $! >>{directory}/pids
+        echo $$ >>{directory}/pids
+        kill -9 $PPID
+        exec sleep 600
+    """
+    plan = replace(_plan(directory, script), jailed=True)  # so that the supervisor waits to be told of a kernel
+    try:
+        with pytest.raises(StorageError, match="the supervisor said nothing"):
+            _start(plan)
+        rundir.claim(str(directory)).lock.close()
+    finally:
+        left = [ProcessId.of(int(pid)) for pid in (directory / "pids").read_text().split()]
+        for process in filter(None, left):
+            process.send(signal.SIGKILL)
+    assert left == [None] * 3
+
+
+def test_a_guest_that_is_known_goes_on_when_its_supervisor_was_killed_too_early(directory: Path) -> None:
+    script = f"""
+        echo $$ >{directory}/pid
+        mv {directory}/known {directory}/state.json
+        kill -9 $PPID
+        exec sleep 600
+    """
+    directory.mkdir(parents=True)
+    (directory / "known").write_bytes(run_state(directory, ended_process()).build())
+    with pytest.raises(StorageError, match="the supervisor said nothing"):
+        _start(replace(_plan(directory, script), jailed=True))
+    kernel = ProcessId.of(int((directory / "pid").read_text()))
+    assert kernel is not None
+    with pytest.raises(BusyError, match=f"started or stopped by PID {kernel.pid}") as refused:
+        rundir.claim(str(directory))
+    assert f"kill -9 {kernel.pid}" in str(refused.value.hint)
+    assert kernel.send(signal.SIGKILL)
+    assert kernel.wait(WAIT_SECONDS)
+    rundir.claim(str(directory)).lock.close()
+
+
 @pytest.mark.parametrize("number", [60, 61, 62, 63])
 def test_the_claim_may_have_any_number(directory: Path, number: int) -> None:
     plan = _plan(directory, "exec sleep 600")
@@ -257,22 +330,6 @@ def test_the_marker_is_noted_once(directory: Path) -> None:
     assert (directory / "console.log").read_text().count(MARKER) == 2
 
 
-def test_who_has_the_run_is_named(directory: Path) -> None:
-    with rundir.claim(str(directory)):
-        pass
-    with holding(directory / "lock") as pid, pytest.raises(BusyError, match=f"started or stopped by PID {pid}"):
-        rundir.claim(str(directory))
-
-
-def test_a_run_directory_without_locks(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_locks(*_arguments: object) -> None:
-        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-
-    monkeypatch.setattr(fcntl, "fcntl", no_locks)
-    with pytest.raises(StorageError, match="cannot lock: No locks available"):
-        rundir.claim(str(directory))
-
-
 def test_a_guest_that_outlives_its_supervisor_can_write_on(directory: Path) -> None:
     state = _start(_plan(directory, "sleep 0.5; for i in 1 2 3; do echo line $i; done; exec sleep 600"))
     assert state.supervisor.send(signal.SIGKILL)
@@ -283,24 +340,6 @@ def test_a_guest_that_outlives_its_supervisor_can_write_on(directory: Path) -> N
             assert select.select([console], [], [], WAIT_SECONDS)[0]
             text += console.read(100)
     assert state.kernel.is_alive()
-
-
-def test_sockets_get_a_short_directory_where_the_path_is_long(tmp_path: Path) -> None:
-    near = rundir.socket_directory("/s/run/x", "x", uid=5)
-    assert near == "/s/run/x/uml"
-    far = rundir.socket_directory("/s" * 60, "x", uid=5)
-    assert len(far) < 60
-    assert far != rundir.socket_directory("/t" * 60, "x", uid=5)
-
-
-def test_a_directory_of_somebody_else_is_not_used(tmp_path: Path) -> None:
-    above = tmp_path / "open"
-    above.mkdir(mode=0o777)
-    above.chmod(0o777)
-    run = tmp_path / "run"
-    run.mkdir()
-    with pytest.raises(CannotCreateError, match="not ours alone"):
-        rundir.prepare(str(run), str(above / "uml"), uid=os.geteuid(), gid=os.getegid())
 
 
 def test_state_is_for_its_owner_alone(directory: Path) -> None:

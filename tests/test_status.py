@@ -18,6 +18,7 @@ from tests.kit.command_line import CommandLine
 from tests.kit.commands import holding
 from tests.kit.runs import NAME, STARTED, Run, ended_process, look, process_id
 from umldisk.config.site import Site
+from umldisk.cow.findings import Severity
 from umldisk.guest.state import EXIT, LOCK, STATE, RunState
 from umldisk.ops.running import status_run
 from umldisk.ops.running.status import GuestStatus, site_status
@@ -79,6 +80,16 @@ def test_a_guest_without_its_supervisor_is_not_recorded(site: Site, run: Run) ->
     with child("") as kernel:
         run.begins(process_id(kernel.pid), supervisor=ended_process())
         assert codes(look(site)) == ["supervisor-gone"]
+
+
+def test_a_jailed_guest_without_bubblewrap_goes_on_with_a_warning(site: Site, run: Run) -> None:
+    with child("") as kernel:
+        run.begins(process_id(kernel.pid), leader=ended_process(), jailed=True)
+        found = look(site)
+        assert (found.state, found.resident_bytes is None) == (GuestState.RUNNING, False)
+        assert [(one.code, one.severity) for one in found.findings] == [("bubblewrap-gone", Severity.WARNING)]
+        run.begins(process_id(kernel.pid), jailed=True)
+        assert codes(look(site)) == []
 
 
 def test_a_claimed_run_that_nobody_knows_of_yet_is_starting(site: Site, run: Run) -> None:

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import subprocess
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.kit.machine import PATIENCE_SECONDS, Machine, built_machine, require_free, tool
 from tests.kit.peers import needs
-from umldisk.config.site import Site
 from umldisk.guest.aftermath import left_over
 from umldisk.guest.ladder import Ladder, Outcome, Rung
-from umldisk.guest.mconsole.client import Mconsole
-from umldisk.guest.state import RunState, read_end, read_state
+from umldisk.guest.state import read_end
 from umldisk.guest.waiting import Goal, Waited
-from umldisk.ops.provision import build_guest
-from umldisk.ops.running.starting import StartOptions, start_guest
-from umldisk.ops.running.stopping import Stopped, StopReport, stop_guest
+from umldisk.ops.running.status_run import GuestState
+from umldisk.ops.running.stopping import Stopped, StopReport
 from umldisk.ops.running.waiting import wait_for_guest
 from umldisk.system.files import open_disk
 from umldisk.system.locks import holder
@@ -33,95 +27,11 @@ pytestmark = [
     pytest.mark.slow,
 ]
 
-_PATIENCE_SECONDS = 120.0
-
-
-class Machine:
-    """A guest that runs, or did."""
-
-    def __init__(self, directory: str) -> None:
-        self.site = Site(directory)
-        self.run_directory = self.site.run_directory("g")
-        build_guest(self.site, "g")
-
-    def start(self, *discard: str, jail: bool = True, wait: bool = True) -> RunState:
-        start_guest(self.site, "g", StartOptions(discard=discard, jail=jail, answer_seconds=_PATIENCE_SECONDS))
-        if wait:
-            report = wait_for_guest(self.site, "g", timeout_seconds=_PATIENCE_SECONDS)
-            assert report.outcome is Waited.REACHED
-        return self.state
-
-    @property
-    def state(self) -> RunState:
-        state = read_state(self.run_directory)
-        assert state is not None
-        return state
-
-    def stop(self, ladder: Ladder | None = None) -> StopReport:
-        return stop_guest(self.site, "g", ladder)
-
-    def mconsole(self, command: str) -> str:
-        return Mconsole(self.state.mconsole_path, timeout_seconds=_PATIENCE_SECONDS).send(command)
-
-    def type(self, line: str) -> None:
-        """Have root's shell on the console run a line, and wait until it has."""
-        until(lambda: "# " in self.console)  # what is typed before the shell is there may be thrown away
-        with open(f"{self.run_directory}/console.in", "wb", buffering=0) as console:
-            console.write(f"{line}\necho do''ne-{len(line)}\n".encode())
-        until(lambda: f"\ndone-{len(line)}" in self.console)
-
-    @property
-    def console(self) -> str:
-        return Path(self.run_directory, "console.log").read_bytes().decode(errors="replace").replace("\r", "")
-
-    def merged(self, drive: str, directory: Path) -> str:
-        """Return a drive as one image, made by another program than ours."""
-        image = str(directory / drive)
-        cow = next(disk.path for disk in self.state.disks if disk.drive == drive)
-        tool("uml_moo", cow, image)
-        return image
-
-    def kill_everything(self) -> None:
-        state = read_state(self.run_directory)
-        if state is None:
-            return
-        for process in (*left_over(self.run_directory, state), state.supervisor):
-            process.send(signal.SIGKILL)
-            process.wait(_PATIENCE_SECONDS)
-
-
-def tool(*command: str) -> bytes:
-    found = shutil.which(command[0], path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
-    assert found is not None
-    return subprocess.run([found, *command[1:]], check=True, capture_output=True).stdout
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
 
 @pytest.fixture
 def machine() -> Iterator[Machine]:
-    # The kernel's command line must carry all the paths: pytest's own directory would be long.
-    with tempfile.TemporaryDirectory(prefix="umldisk-") as directory:
-        machine = Machine(directory)
-        try:
-            yield machine
-        finally:
-            machine.kill_everything()
-
-
-def require_free(state: RunState, run_directory: str) -> None:
-    """No process of the guest is left, and none holds its disks."""
-    assert not state.is_alive()
-    assert left_over(run_directory, state) == []
-    for disk in state.disks:
-        if not disk.thrown_away:
-            with open_disk(disk.path, writable=True) as opened:
-                assert holder(opened.fd) is None
+    with built_machine() as machine:
+        yield machine
 
 
 def rungs(report: StopReport) -> list[tuple[str, str]]:
@@ -206,7 +116,7 @@ def test_sigkill_takes_every_process_and_lock(machine: Machine, jail: bool) -> N
 def test_a_stop_cleans_up_after_a_killed_guest(machine: Machine, jail: bool) -> None:
     state = machine.start(jail=jail)
     state.kernel.send(signal.SIGKILL)
-    assert state.kernel.wait(_PATIENCE_SECONDS)
+    assert state.kernel.wait(PATIENCE_SECONDS)
     report = machine.stop()
     assert (report.outcome, report.status) == (Stopped.NOT_RUNNING, -signal.SIGKILL)
     require_free(state, machine.run_directory)
@@ -216,7 +126,7 @@ def test_a_stop_cleans_up_after_a_killed_guest(machine: Machine, jail: bool) -> 
 def test_without_a_supervisor_the_stop_does_its_work(machine: Machine, jail: bool) -> None:
     state = machine.start("root", jail=jail)
     state.supervisor.send(signal.SIGKILL)
-    assert state.supervisor.wait(_PATIENCE_SECONDS)
+    assert state.supervisor.wait(PATIENCE_SECONDS)
     assert state.is_alive()
     (thrown_away,) = [disk.path for disk in state.disks if disk.thrown_away]
     assert os.path.exists(thrown_away)
@@ -225,15 +135,16 @@ def test_without_a_supervisor_the_stop_does_its_work(machine: Machine, jail: boo
     assert report.removed == (thrown_away,)
     assert not os.path.exists(thrown_away)
     require_free(state, machine.run_directory)
+    assert machine.how is GuestState.STOPPED
 
 
 def test_host_processes_that_outlived_the_main_one_are_ended(machine: Machine) -> None:
     """Outside a jail they keep all locks, and without a supervisor nobody else would end them."""
     state = machine.start("root", jail=False)
     state.supervisor.send(signal.SIGKILL)
-    assert state.supervisor.wait(_PATIENCE_SECONDS)
+    assert state.supervisor.wait(PATIENCE_SECONDS)
     state.kernel.send(signal.SIGKILL)
-    assert state.kernel.wait(_PATIENCE_SECONDS)
+    assert state.kernel.wait(PATIENCE_SECONDS)
     left = left_over(machine.run_directory, state)
     assert left
     with open_disk(next(disk.path for disk in state.disks if disk.drive == "var"), writable=True) as var:
@@ -248,7 +159,7 @@ def test_host_processes_that_outlived_the_main_one_are_ended(machine: Machine) -
 def test_what_stands_around_a_jail_killed_alone_does_not_hide_the_guest(machine: Machine) -> None:
     state = machine.start()
     state.leader.send(signal.SIGKILL)
-    assert state.leader.wait(_PATIENCE_SECONDS)
+    assert state.leader.wait(PATIENCE_SECONDS)
     machine.stop()
     require_free(state, machine.run_directory)
 
@@ -260,7 +171,7 @@ def test_two_stops_at_once_both_end_well(machine: Machine) -> None:
     for one in stops:
         one.start()
     for one in stops:
-        one.join(_PATIENCE_SECONDS)
+        one.join(PATIENCE_SECONDS)
     assert len(reports) == 2
     assert all(report.status == 0 and report.clean for report in reports)
     require_free(state, machine.run_directory)
@@ -268,11 +179,11 @@ def test_two_stops_at_once_both_end_well(machine: Machine) -> None:
 
 def test_waiting_for_the_end_tells_the_exit_status(machine: Machine) -> None:
     state = machine.start(wait=False)
-    assert wait_for_guest(machine.site, "g", Goal.MCONSOLE, timeout_seconds=_PATIENCE_SECONDS).outcome is Waited.REACHED
+    assert wait_for_guest(machine.site, "g", Goal.MCONSOLE, timeout_seconds=PATIENCE_SECONDS).outcome is Waited.REACHED
     assert wait_for_guest(machine.site, "g", Goal.EXIT, timeout_seconds=0.1).outcome is Waited.TIMED_OUT
     timer = threading.Timer(0.3, state.kernel.send, [signal.SIGKILL])
     timer.start()
-    report = wait_for_guest(machine.site, "g", Goal.EXIT, timeout_seconds=_PATIENCE_SECONDS)
+    report = wait_for_guest(machine.site, "g", Goal.EXIT, timeout_seconds=PATIENCE_SECONDS)
     timer.join()
     assert (report.outcome, report.status) == (Waited.REACHED, -signal.SIGKILL)
     end = read_end(machine.run_directory)
@@ -286,7 +197,7 @@ def test_a_guest_that_ends_before_it_is_ready(machine: Machine) -> None:
     Path(machine.run_directory, "ready").unlink(missing_ok=True)
     timer = threading.Timer(0.3, state.kernel.send, [signal.SIGKILL])
     timer.start()
-    report = wait_for_guest(machine.site, "g", timeout_seconds=_PATIENCE_SECONDS)
+    report = wait_for_guest(machine.site, "g", timeout_seconds=PATIENCE_SECONDS)
     timer.join()
     assert report.outcome is Waited.ENDED
     assert report.console

@@ -4,7 +4,9 @@
       ◀── "started", or why not ──┘
 
 The supervisor is a process of its own, because somebody has to read the console, to see how the kernel ends, and to put
-away what was for this run alone. When it is killed the guest goes on; its console is then no longer recorded.
+away what was for this run alone. When it is killed the guest goes on; its console is then no longer recorded. When it
+is killed before the guest is known in state.json, start ends what it had begun: bubblewrap would have the claim for
+ever, or run a kernel that nobody can stop.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 
 from umldisk.errors import StorageError, printable
 from umldisk.guest.rundir import Claim
-from umldisk.guest.state import RunDisk
+from umldisk.guest.state import RunDisk, read_state
 from umldisk.system.deferring import interruptions_deferred
 from umldisk.system.process import PIPE, launch
 
@@ -74,6 +76,8 @@ def start_supervised(plan: RunPlan, claim: Claim) -> None:
     """
     with interruptions_deferred():  # else a kernel could run that nobody looks after
         said = _handed_over(plan, claim)
+        if not said and read_state(plan.run_directory) is None:
+            claim.end_others()
     if said != STARTED:
         lines = said.decode(errors="replace").strip().splitlines()
         last = printable(lines[-1]) if lines else "the supervisor said nothing"

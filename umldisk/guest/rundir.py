@@ -13,13 +13,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import signal
 import stat
+import time
 from dataclasses import dataclass
 
 from umldisk.errors import BusyError, CannotCreateError, from_os_error
 from umldisk.guest.state import EXIT, LOCK, READY, STATE, read_state
 from umldisk.system import locks
-from umldisk.system.files import DiskFile
+from umldisk.system.files import DiskFile, open_disk
+from umldisk.system.pids import ProcessId
 from umldisk.system.staging import remove
 from umldisk.system.swapping import Standing, explained, make_directories, open_directory
 
@@ -29,6 +32,7 @@ _SOCKETS = "uml"
 _MOST_SOCKET_PATH_BYTES = 107
 _LONGEST_REPLY_NAME_BYTES = 40
 _PASSED = 0o711
+_KILL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,26 @@ class Claim:
 
     def __exit__(self, *_: object) -> None:
         self.lock.close()
+
+    def end_others(self) -> None:
+        """Kill all other processes that this claim was handed on to, so that nobody has it but us.
+
+        Raises BusyError when one does not end, StorageError when we may not end it.
+        """
+        deadline = time.monotonic() + _KILL_SECONDS
+        while (other := self._other()) is not None:
+            other.send(signal.SIGKILL)
+            if not other.wait(deadline - time.monotonic()):
+                raise BusyError("a process does not end", where=os.path.basename(self.path), pid=other.pid)
+
+    def _other(self) -> ProcessId | None:
+        """Return another process that has the lock; one that only has the file open is none."""
+        with open_disk(self.lock.path) as file:
+            while (seen := locks.holder(file.fd)) is not None and seen.pid is not None:
+                other = ProcessId.of(seen.pid)
+                if other is not None and locks.holder(file.fd) == seen:
+                    return other  # looked at last: the number was its own when it had the lock
+        return None
 
 
 def claim(run_directory: str) -> Claim:
@@ -70,12 +94,13 @@ def _claimed_already(run_directory: str, other: locks.Holder | None) -> BusyErro
     state = read_state(run_directory)
     alive = state if state is not None and state.is_alive() else None
     pid = alive.kernel.pid if alive else other.pid if other else None
+    waiting = f"wait for that; if nobody starts or stops it any more, end what is left: kill -9 {pid}" if pid else None
     return BusyError(
         "the guest runs already" if alive else "the guest is being started or stopped",
         where=os.path.basename(run_directory),
         pid=pid,
         umid=alive.umid if alive else None,
-        hint="umldisk stop ends it" if alive else None,
+        hint="umldisk stop ends it" if alive else waiting,
     )
 
 

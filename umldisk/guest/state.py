@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 
 from umldisk.errors import DataError, from_os_error
 from umldisk.system.pids import ProcessId
+from umldisk.system.processes import Process, Processes, family_of
 from umldisk.system.staging import write_file
 
 FORMAT = 1
@@ -83,6 +84,14 @@ class RunState:
         """Whether the guest still runs."""
         return self.kernel.is_alive()
 
+    def family(self, processes: Processes) -> list[Process]:
+        """Return those of the processes that are the run's: its leader, its kernel, and all that descend from them.
+
+        A jail's leader that was killed by itself leaves the kernel behind as an orphan.
+        """
+        found = {one.pid: one for eldest in (self.leader, self.kernel) for one in family_of(processes, eldest)}
+        return list(found.values())
+
     def build(self) -> bytes:
         """Return the state as a file."""
         row = asdict(self) | {"format": FORMAT, "started_at": self.started_at.isoformat()}
@@ -91,9 +100,13 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class RunEnd:
-    """How a run ended: the exit status of the kernel, or minus the signal that killed it."""
+    """How a run ended: the exit status of the kernel, or minus the signal that killed it.
 
-    status: int
+    It is None when the supervisor was gone, so that only who stopped the guest saw its end, or when the leader of a
+    jail, which hands on the status, was killed by itself.
+    """
+
+    status: int | None
     ended_at: datetime
     started_at: datetime
 
@@ -119,6 +132,11 @@ def read_state(run_directory: str) -> RunState | None:
     Raises DataError when it makes no sense, StorageError when it cannot be read.
     """
     return _parsed(os.path.join(run_directory, STATE), _state)
+
+
+def write_end(run_directory: str, end: RunEnd) -> None:
+    """Write exit.json; raises StorageError and CannotCreateError."""
+    write_file(os.path.join(run_directory, EXIT), end.build(), mode=0o600)
 
 
 def running(run_directory: str) -> RunState | None:
@@ -182,8 +200,8 @@ def _disk(row: _Row) -> RunDisk:
 
 
 def _end(row: _Row) -> RunEnd:
-    status = _of(int, row["status"])
-    if not -_STATUS_LIMIT < status < _STATUS_LIMIT:
+    status = None if row["status"] is None else _of(int, row["status"])
+    if status is not None and not -_STATUS_LIMIT < status < _STATUS_LIMIT:
         raise ValueError(f"status {status}")
     return RunEnd(status, row.time("ended_at"), row.time("started_at"))
 

@@ -6,7 +6,11 @@
 
 Invariants. The kernel never waits for us: it holds its FIFOs open itself. exit.json is written last, so that whoever
 sees it may use the disks. Signals that end a session do not end us, nor does the end of whoever started us; the end of
-the kernel does. A kernel that cannot be made known in state.json is ended: nobody could stop it.
+the kernel does. A kernel that cannot be made known in state.json is ended: nobody could stop it. When we are killed
+before it is known, start does that.
+
+In a jail the kernel's exit status comes from bubblewrap, which leads the run. Killed by itself it takes the status with
+it: the guest goes on, and how it ends is not known.
 
 UML's flush does nothing (arch/um/drivers/ubd_kern.c of 6.1): what a guest has synced is in the host's page cache. So
 the disks are synced here when their guest has ended.
@@ -185,7 +189,7 @@ class _Running:
     def _last_words(self) -> str:
         self.child.status(_KILL_SECONDS)
         self._drain()
-        words = last_lines(self.plan.run_directory, most=1)
+        words = last_lines(self.plan.run_directory, since=self.log.began, most=1)
         return words[0] if words else "the kernel ended at once and said nothing"
 
     def _end_all(self, *leaders: ProcessId | None) -> None:
@@ -253,10 +257,16 @@ class _Running:
         self._attempt(partial(write_file, os.path.join(directory, EXIT), end.build(), mode=0o600))
         self.log.close()
 
-    def _status(self, status: int | None) -> int:
-        if status is None:
-            return -signal.SIGKILL
-        return _SIGNALLED - status if self.plan.jailed and status > _SIGNALLED else status
+    def _status(self, status: int | None) -> int | None:
+        """Return the kernel's status by that of the program that we started; None when it says nothing of the kernel.
+
+        Bubblewrap tells as a number which signal ended its program. A signal that it ended by was its own.
+        """
+        if status is None or not self.plan.jailed:
+            return status
+        if status < 0:
+            return None
+        return _SIGNALLED - status if status > _SIGNALLED else status
 
     def _attempt(self, action: Callable[[], object]) -> None:
         """Do what should be done; if it fails, the transcript says so and the rest goes on."""

@@ -38,7 +38,7 @@ from umldisk.ops.checkpoints.drives import OpenDrive, Still
 from umldisk.ops.checkpoints.frozen import Room, open_in_use
 from umldisk.system import files, locks
 from umldisk.system.files import DiskFile
-from umldisk.system.processes import all_processes, family_of
+from umldisk.system.processes import all_processes
 from umldisk.system.swapping import open_directory
 
 _STOP_HINT = "stop the guest first"
@@ -66,7 +66,7 @@ class Live:
         """
         with ExitStack() as resources:
             disks = tuple(self._open(drive, resources) for drive in drives)
-            pids = [process.pid for process in family_of(all_processes(), self.run.leader)]
+            pids = [process.pid for process in self.run.family(all_processes())]
             holding = _Holding.find(pids, [file for disk in disks for file in disk.files])
             consistency = self._judge(disks)
             if rehearsing:

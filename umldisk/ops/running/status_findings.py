@@ -18,6 +18,7 @@ GUEST_CODES: dict[str, Code] = {
     "crashed": Code(_ERROR, "The guest's last run ended and nobody saw how: it and its supervisor were killed."),
     "processes-left": Code(_ERROR, "The guest's kernel has ended, and others of its processes keep the disks."),
     "supervisor-gone": Code(_ERROR, "The guest runs without its supervisor: its console is not recorded."),
+    "bubblewrap-gone": Code(_WARNING, "A jailed guest runs without bubblewrap: its exit status will not be known."),
     "mconsole-silent": Code(_WARNING, "The guest runs and its mconsole does not answer."),
     "run-unreadable": Code(_ERROR, "What is known of the guest's run cannot be read."),
     "console-log-large": Code(_WARNING, "The transcript of the console is longer than it should ever be."),

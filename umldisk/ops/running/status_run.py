@@ -1,7 +1,8 @@
 """Whether a guest runs, and how it is, seen from outside and without disturbing it.
 
     not built     it has no disks
-    stopped       nobody has its disks; its last run, if one is known, ended with status 0
+    stopped       nobody has its disks; its last run, if one is known, ended with status 0, or was ended by `stop` when
+                  nobody else was left to see it, or by whatever when bubblewrap, which hands on the status, was gone
     starting      somebody has claimed the run, or the kernel runs and mconsole does not answer yet
     running       mconsole answers; not ready, or the guest writes no ready marker
     ready         the ready marker was seen
@@ -39,7 +40,7 @@ from umldisk.system import locks
 from umldisk.system.files import open_disk
 from umldisk.system.locks import Holder
 from umldisk.system.pids import ProcessId, boot_id
-from umldisk.system.processes import Process, Processes, family_of, resident_bytes
+from umldisk.system.processes import Processes, family_of, resident_bytes
 
 ANSWER_SECONDS = 0.5
 _PATIENCE_SECONDS = 30.0
@@ -69,7 +70,7 @@ class RunStatus:
     """What is known of a guest's run, the last one when none is going on.
 
     `pid` is the process whose end is the end of the guest. `resident_bytes` is counted as umldisk.system.processes
-    tells. `exit_status` is the kernel's, or minus the number of the signal that ended it.
+    tells. `exit_status` is the kernel's, or minus the number of the signal that ended it, None when that is not known.
     """
 
     state: GuestState
@@ -171,13 +172,13 @@ def judge_run(
 
 
 def _alive(recorded: Recorded, state: RunState, processes: Processes, ask: Ask) -> RunStatus:
-    members = _members(state, processes)
+    members = state.family(processes)
     now = processes.get(state.kernel.pid)
     frozen = is_frozen((one.pid for one in members), state.mconsole_path)
     answers = frozen or ask(state)
     what = GuestState.READY if recorded.ready else GuestState.RUNNING if answers else GuestState.STARTING
     uptime = now.age_seconds if now else 0.0
-    found = [*_alone(state), *_large_log(recorded.directory)]
+    found = [*_alone(state), *_unguarded(state), *_large_log(recorded.directory)]
     if not answers and (recorded.ready or uptime > _PATIENCE_SECONDS):
         found.append(
             guest_finding(
@@ -198,11 +199,6 @@ def _alive(recorded: Recorded, state: RunState, processes: Processes, ask: Ask) 
         started_at=state.started_at,
         findings=tuple(found),
     )
-
-
-def _members(state: RunState, processes: Processes) -> list[Process]:
-    found = {one.pid: one for first in (state.leader, state.kernel) for one in family_of(processes, first)}
-    return list(found.values())
 
 
 def _without_record(what: GuestState, holder: Holder, processes: Processes, found: Iterable[Finding]) -> RunStatus:
@@ -248,7 +244,7 @@ def _what_was(guest: Guest, recorded: Recorded, *, is_built: bool) -> tuple[Gues
     """Say how a guest is that nobody runs, and what is wrong with that."""
     if recorded.state is not None and recorded.end is None:
         return GuestState.CRASHED, list(_crashed(guest, recorded.state))
-    if recorded.end is not None and recorded.end.status != 0:
+    if recorded.end is not None and recorded.end.status:
         return GuestState.ENDED, []
     return GuestState.STOPPED if is_built else GuestState.NOT_BUILT, []
 
@@ -303,6 +299,13 @@ def _alone(state: RunState) -> Iterator[Finding]:
     if not state.supervisor.is_alive():
         message = f"the supervisor (PID {state.supervisor.pid}) is gone: the console is not recorded"
         yield guest_finding("supervisor-gone", message, hint="stop the guest and start it again when that is possible")
+
+
+def _unguarded(state: RunState) -> Iterator[Finding]:
+    if state.jailed and not state.leader.is_alive():
+        message = f"bubblewrap (PID {state.leader.pid}) is gone: the guest's exit status will not be known"
+        hint = "nothing else is lost; stop the guest and start it again when that is possible"
+        yield guest_finding("bubblewrap-gone", message, hint=hint)
 
 
 def _unreadable(recorded: Recorded) -> Iterator[Finding]:

@@ -2,11 +2,17 @@
 
     descend     the ladder, until the kernel is gone                             (a guest that does not run: nothing)
     sweep       host processes that outlived it, which would keep the disks locked
-    finish      the supervisor syncs the disks and removes throw-away files; when it is dead we do, under the run's lock
+    finish      the supervisor syncs the disks, removes throw-away files and writes exit.json; when it is dead we do,
+                under the run's lock
     look        nobody holds the disks any more, and what the file systems on them say of themselves
 
+A supervisor that was killed does not read the console any more, without which a guest may be unable to shut down: then
+we read it while the guest ends.
+
 Stopping what does not run is no failure: the end that was asked for is there. What a killed guest left is then put in
-order all the same.
+order all the same. That a guest does not run is believed when its run directory could be claimed, so that nobody is
+starting it, and no guest has its disks locked, also none that nobody wrote down. One that comes up while the claim is
+waited for is stopped.
 """
 
 from __future__ import annotations
@@ -14,17 +20,19 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 
 from umldisk.config.site import Site
 from umldisk.errors import BusyError, NoInputError, UmldiskError
 from umldisk.guest import rundir
 from umldisk.guest.aftermath import put_away, sweep
+from umldisk.guest.draining import console_drained
 from umldisk.guest.ladder import Ladder, Outcome, Rung, Tried, descend
 from umldisk.guest.mconsole.address import mconsole_of
-from umldisk.guest.state import RunDisk, RunState, end_of, read_state
+from umldisk.guest.state import RunDisk, RunEnd, RunState, end_of, read_state, running, write_end
 from umldisk.guest.stopping import RunHands
 from umldisk.system import locks
 from umldisk.system.files import open_disk
@@ -78,6 +86,17 @@ class StopReport:
     ladder: Ladder | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """What was done after an end: how many processes were killed, and which files removed."""
+
+    killed: int = 0
+    removed: tuple[str, ...] = ()
+
+
+_NOTHING = _Done()
+
+
 def _asking(state: RunState) -> Callable[[str], str]:
     return mconsole_of(state).send
 
@@ -89,28 +108,28 @@ def stop_guest(
 
     Raises UsageError for an impossible name, NoInputError when there is no such guest, DataError when what is known of
     its run makes no sense, BusyError when it does not end, somebody starts it or holds its disks, StorageError when a
-    process may not be signalled or a disk not be synced.
+    process may not be signalled or a disk not be synced. For a guest that does not run umldisk.toml is read, too.
     """
     began, steps = time.monotonic(), ladder or Ladder.of()
     run_directory = site.run_directory(name)
     state = read_state(run_directory)
     if state is None:
         _require_guest(site, name)
-        if os.path.isdir(run_directory) and not dry_run:
-            with _claimed(run_directory):  # else it is being started just now
-                pass
-        return StopReport(name, Stopped.NOT_RUNNING)
-    alive, unsupervised = state.is_alive(), not state.supervisor.is_alive()
     if dry_run:
-        return StopReport(
-            name,
-            Stopped.WOULD_STOP if alive else Stopped.NOT_RUNNING,
-            pid=state.kernel.pid if alive else None,
-            ladder=steps if alive else None,
-        )
-    tried = _end(run_directory, state, steps, ask) if alive else ()
-    killed, removed = _put_in_order(run_directory, state, ended_by_us=alive, unsupervised=unsupervised)
-    return _report(run_directory, state, tried, (killed, removed), time.monotonic() - began)
+        return _foreseen(site, name, state, steps)
+    done = _NOTHING
+    if state is None or not state.is_alive():
+        if state is not None:
+            done = _put_in_order(run_directory, state, ended_by_us=False, unsupervised=False)
+        begun = _begun_meanwhile(site, name, state)
+        if begun is None:
+            seconds = time.monotonic() - began
+            return _report(run_directory, state, (), done, seconds) if state else StopReport(name, Stopped.NOT_RUNNING)
+        state = begun
+    unsupervised = not state.supervisor.is_alive()
+    tried = _end(run_directory, state, steps, ask, unsupervised=unsupervised)
+    done = _put_in_order(run_directory, state, ended_by_us=True, unsupervised=unsupervised)
+    return _report(run_directory, state, tried, done, time.monotonic() - began)
 
 
 def _require_guest(site: Site, name: str) -> None:
@@ -119,17 +138,36 @@ def _require_guest(site: Site, name: str) -> None:
         raise NoInputError("there is no such guest", where=directory)
 
 
-def _end(run_directory: str, state: RunState, ladder: Ladder, ask: Asking) -> tuple[Tried, ...]:
-    tried = descend(ladder, RunHands(run_directory, state, ask(state)))
+def _foreseen(site: Site, name: str, state: RunState | None, ladder: Ladder) -> StopReport:
+    if state is not None and state.is_alive():
+        return StopReport(name, Stopped.WOULD_STOP, pid=state.kernel.pid, ladder=ladder)
+    _require_unused(site, name, state)
+    return StopReport(name, Stopped.NOT_RUNNING)
+
+
+def _begun_meanwhile(site: Site, name: str, state: RunState | None) -> RunState | None:
+    """Return the run that somebody was just beginning, or make sure that there is none; `state` is of one that ended.
+
+    Raises BusyError when it takes too long to come up, and when a guest has the disks that nobody wrote down.
+    """
+    run_directory = site.run_directory(name)
+    with contextlib.ExitStack() as stack:
+        if os.path.isdir(run_directory) and (begun := stack.enter_context(_claimed(run_directory))):
+            return begun
+        _require_unused(site, name, state)
+    return None
+
+
+def _end(run_directory: str, state: RunState, ladder: Ladder, ask: Asking, *, unsupervised: bool) -> tuple[Tried, ...]:
+    with console_drained(run_directory) if unsupervised else contextlib.nullcontext():
+        tried = descend(ladder, RunHands(run_directory, state, ask(state)))
     if tried[-1].outcome is not Outcome.ENDED:
         raise BusyError("the guest does not end", where=state.guest, pid=state.kernel.pid, umid=state.umid)
     return tried
 
 
-def _put_in_order(
-    run_directory: str, state: RunState, *, ended_by_us: bool, unsupervised: bool
-) -> tuple[int, tuple[str, ...]]:
-    """See to what has to happen after an end; return how many processes were killed and which files removed."""
+def _put_in_order(run_directory: str, state: RunState, *, ended_by_us: bool, unsupervised: bool) -> _Done:
+    """See to what has to happen after an end."""
     killed = sweep(run_directory, state)
     removed: tuple[str, ...] = ()
     if not state.supervisor.wait(_SUPERVISOR_SECONDS):
@@ -140,11 +178,14 @@ def _put_in_order(
         )
     nobody_did = end_of(run_directory, state) is None or (ended_by_us and unsupervised)
     if nobody_did and _is_current(run_directory, state):
-        with _claimed(run_directory):
-            if _is_current(run_directory, state):
+        with _claimed(run_directory) as begun:
+            if begun is None and _is_current(run_directory, state):
                 removed = put_away(state)
-    _require_unlocked(run_directory, state, by_anybody=ended_by_us or killed > 0)
-    return killed, removed
+                if ended_by_us and end_of(run_directory, state) is None:
+                    write_end(run_directory, RunEnd(None, datetime.now(UTC), state.started_at))
+    if ended_by_us or killed:
+        _require_unlocked(run_directory, state)
+    return _Done(killed, removed)
 
 
 def _is_current(run_directory: str, state: RunState) -> bool:
@@ -153,42 +194,84 @@ def _is_current(run_directory: str, state: RunState) -> bool:
 
 
 @contextlib.contextmanager
-def _claimed(run_directory: str) -> Iterator[None]:
-    """Hold the run directory; another stop may have it for a moment. Raises BusyError."""
+def _claimed(run_directory: str) -> Iterator[RunState | None]:
+    """Hold the run directory, which another stop may have for a moment, or give the run that lives by now.
+
+    Raises BusyError when somebody has it for longer and no guest comes up.
+    """
     deadline = time.monotonic() + _CLAIM_SECONDS
     while True:
-        try:
-            claim = rundir.claim(run_directory)
+        claim, refused = _try_claim(run_directory)
+        begun = running(run_directory) if refused else None
+        if claim or begun:
             break
-        except BusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_GLANCE_SECONDS)
-    with claim:
-        yield
-
-
-def _require_unlocked(run_directory: str, state: RunState, *, by_anybody: bool) -> None:
-    """Raise BusyError when a disk is still held, by a guest of this name or `by_anybody`."""
-    deadline = time.monotonic() + _UNLOCKED_SECONDS
-    while (held := _held(state, by_anybody=by_anybody)) and _is_current(run_directory, state):
-        disk, holder = held
         if time.monotonic() > deadline:
             raise BusyError(
-                "the guest has ended, but its disk is in use",
-                where=disk.path,
-                pid=holder.pid,
-                umid=holder.umid,
-                hint="end that process if it is what is left of the guest",
+                "the guest is being started or stopped",
+                where=os.path.basename(run_directory),
+                pid=refused.pid if refused else None,
+                hint="run the command again when that is done, or has failed",
             )
         time.sleep(_GLANCE_SECONDS)
+    with claim or contextlib.nullcontext():
+        yield begun
 
 
-def _held(state: RunState, *, by_anybody: bool) -> tuple[RunDisk, locks.Holder] | None:
-    for disk in state.disks:
+def _try_claim(run_directory: str) -> tuple[rundir.Claim | None, BusyError | None]:
+    try:
+        return rundir.claim(run_directory), None
+    except BusyError as refused:
+        return None, refused
+
+
+_Held = tuple[RunDisk, locks.Holder]
+
+
+def _require_unlocked(run_directory: str, state: RunState) -> None:
+    """Raise BusyError when somebody still has a disk of a run that ended."""
+    held = _lasting(lambda: _held(state.disks) if _is_current(run_directory, state) else None)
+    if held:
+        disk, holder = held
+        raise BusyError(
+            "the guest has ended, but its disk is in use",
+            where=disk.path,
+            pid=holder.pid,
+            umid=holder.umid,
+            hint="end that process if it is what is left of the guest",
+        )
+
+
+def _require_unused(site: Site, name: str, state: RunState | None) -> None:
+    """Raise BusyError when a guest writes the disks of one whose last run, if any, is `state` and has ended."""
+    from umldisk.ops.running.status_disks import planned_disks
+
+    disks = dict.fromkeys((*(state.disks if state else ()), *planned_disks(site.guest(name))))
+    held = _lasting(lambda: _held(disks, by_guest=True))
+    if held:
+        disk, holder = held
+        raise BusyError(
+            "the guest runs, but umldisk knows of no run: its disk is in use",
+            where=disk.path,
+            pid=holder.pid,
+            umid=holder.umid,
+            hint="shut it down from inside, or end that process; umldisk who tells more",
+        )
+
+
+def _lasting(find: Callable[[], _Held | None]) -> _Held | None:
+    """Return what `find` finds for some seconds: a process that ends may have its locks for a moment."""
+    deadline = time.monotonic() + _UNLOCKED_SECONDS
+    while (held := find()) and time.monotonic() <= deadline:
+        time.sleep(_GLANCE_SECONDS)
+    return held
+
+
+def _held(disks: Iterable[RunDisk], *, by_guest: bool = False) -> _Held | None:
+    """Return a disk that is in use; `by_guest`: by a guest that writes it."""
+    for disk in disks:
         with contextlib.suppress(NoInputError, OSError), open_disk(disk.path) as opened:
             holder = locks.holder(opened.fd)
-            if holder is not None and (by_anybody or holder.umid == state.umid):
+            if holder is not None and (not by_guest or (holder.exclusive and holder.umid is not None)):
                 return disk, holder
     return None
 
@@ -197,7 +280,7 @@ def _report(
     run_directory: str,
     state: RunState,
     tried: tuple[Tried, ...],
-    done: tuple[int, tuple[str, ...]],
+    done: _Done,
     seconds: float,
 ) -> StopReport:
     end = end_of(run_directory, state)
@@ -213,8 +296,8 @@ def _report(
         status=end.status if end is not None else None,
         clean=all(known) if known else None,
         disks=disks,
-        killed=done[0],
-        removed=done[1],
+        killed=done.killed,
+        removed=done.removed,
     )
 
 

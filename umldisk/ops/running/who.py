@@ -29,7 +29,7 @@ from umldisk.guest.state import RunState, read_state
 from umldisk.system import holders, locks
 from umldisk.system.files import identify, open_disk
 from umldisk.system.holders import DeviceUse, FileUse, LockKind, Target
-from umldisk.system.processes import Processes, all_processes, command_line, family_of
+from umldisk.system.processes import Processes, all_processes, command_line
 
 _UBD_OPTION = re.compile(r"ubd\d+[a-z]*=(.+)", re.ASCII | re.DOTALL)
 _COMMAND_BYTES = 15
@@ -190,7 +190,7 @@ def _guests(site: Site | None, processes: Processes) -> dict[int, RunState]:
 
 def _pids_of(run_directory: str, state: RunState, processes: Processes) -> set[int]:
     """Return the ids of a run's processes, also of those that a killed kernel left behind."""
-    members = [one.pid for process in (state.leader, state.kernel) for one in family_of(processes, process)]
+    members = [one.pid for one in state.family(processes)]
     if not members:
         with contextlib.suppress(UmldiskError):
             members = [process.pid for process in left_over(run_directory, state)]
