@@ -10,6 +10,7 @@ import pytest
 
 from tests.kit.mconsole_peer import Peer, answers, packet, sends, stays_silent
 from umldisk.cli.console import console
+from umldisk.cli.group import group
 from umldisk.cli.options import Globals
 from umldisk.errors import NoInputError, StorageError, UsageError
 from umldisk.guest.mconsole.client import NoAnswerError
@@ -18,7 +19,8 @@ from umldisk.guest.mconsole.client import NoAnswerError
 def run(*words: str | Path, site: Path | None = None) -> None:
     """Run the command; what goes wrong is raised."""
     settings = Globals(site_dir=None if site is None else str(site))
-    console.main([str(word) for word in words], "umldisk console", standalone_mode=False, obj=settings)
+    arguments = [str(word) for word in words]
+    console.main(arguments, "umldisk console", standalone_mode=False, obj=settings, **group.context_settings)
 
 
 def test_a_guest_is_named_by_its_umid(uml_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

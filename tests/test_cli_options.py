@@ -1,4 +1,4 @@
-"""What the options of all commands take: numbers of seconds, and names of files."""
+"""What the options of all commands take: numbers of seconds."""
 
 from collections.abc import Iterator
 
@@ -46,29 +46,3 @@ def test_what_is_no_number_of_seconds(words: tuple[str, ...], value: str, capsys
 @pytest.mark.parametrize("value", ["0", "0.5", "1e3", "31622400"])
 def test_what_is_a_number_of_seconds(value: str) -> None:
     assert Seconds().convert(value, None, None) == float(value)
-
-
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("who", ""),
-        ("who", "/dev/null", ""),
-        ("info", ""),
-        ("check", ""),
-        ("map", ""),
-        ("merge", "cow", ""),
-        ("merge", "-b", "", "cow", "new"),
-        ("create", "cow", ""),
-        ("console", "--socket", "", "version"),
-        ("drill", "--metrics", "", "x"),
-        ("drill", "--scratch", "", "x"),
-        ("checkpoint", "take", "--metrics", "", "x"),
-        ("install-units", "--directory", ""),
-    ],
-    ids=" ".join,
-)
-def test_an_empty_name_of_a_file(words: tuple[str, ...], capsys: Captured) -> None:
-    assert main(list(words)) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.splitlines()[0].endswith(": an empty name")

@@ -14,6 +14,7 @@ import pytest
 
 from tests.kit.runs import PATIENCE_SECONDS, process_id, until_it_watches
 from tests.kit.stoppable import Setting, stoppable
+from umldisk.cli.group import group
 from umldisk.cli.options import Globals
 from umldisk.cli.stop import stop
 from umldisk.errors import NoInputError, UmldiskError
@@ -26,7 +27,8 @@ def setting(tmp_path: Path) -> Iterator[Setting]:
 
 
 def command(setting: Setting, *words: str) -> None:
-    stop.main(list(words), standalone_mode=False, obj=Globals(site_dir=setting.site.directory))
+    settings = Globals(site_dir=setting.site.directory)
+    stop.main(list(words), standalone_mode=False, obj=settings, **group.context_settings)
 
 
 def test_the_command_tells_what_was_needed(setting: Setting, capsys: pytest.CaptureFixture[str]) -> None:

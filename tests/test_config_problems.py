@@ -10,7 +10,7 @@ from umldisk.config.problems import ConfigError, toml_text
 from umldisk.errors import DataError
 from umldisk.image.drives import GIB
 
-FOR_INIT = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/lib/systemd", "/usr/sbin", "/usr/lib/x")
+FOR_INIT = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr/sbin", "/usr/lib64")
 
 WRONG = [
     ("memory = 64", "memory", "64"),

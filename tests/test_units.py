@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from tests.kit.peers import needs
 from tests.test_nightly import systemd_words
 from umldisk.checkpoint.retention import Policy
+from umldisk.cli.group import group
 from umldisk.cli.install_units import install_units as command
 from umldisk.cli.options import Globals
 from umldisk.config.site import Site
@@ -198,7 +199,8 @@ def test_the_commands_that_come_next(tmp_path: Path) -> None:
 
 def _run(directory: Path, *words: str) -> Result:
     arguments = ["--directory", str(directory), "--program", PROGRAM, *words]
-    return CliRunner().invoke(command, arguments, obj=Globals(site_dir="/var/uml"), catch_exceptions=True)
+    settings = Globals(site_dir="/var/uml")
+    return CliRunner().invoke(command, arguments, obj=settings, catch_exceptions=True, **group.context_settings)
 
 
 def test_the_command_says_what_it_wrote(tmp_path: Path) -> None:

@@ -324,4 +324,5 @@ def test_what_is_no_disk_is_refused(umldisk: CommandLine, tmp_path: Path) -> Non
     for name in ("missing", "fifo", "no/such", "."):
         said = umldisk("who", tmp_path / name)
         assert (said.code, said.out) == (66, ""), name
+    assert umldisk("who", "").code == 66
     assert umldisk("who").code == 2

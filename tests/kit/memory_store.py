@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
-from umldisk.checkpoint.store import Listed
+from umldisk.checkpoint.store import Listed, aside_key, chunk_key
 from umldisk.errors import BusyError, NoInputError
 
 
@@ -63,6 +63,13 @@ class MemoryStore:
         with self._lock:
             found = sorted((key, len(data)) for key, data in self.data.items() if key.startswith(prefix))
         return (Listed(key, size) for key, size in found)
+
+    def set_aside(self, name: bytes) -> str:
+        with self._lock:
+            if (key := chunk_key(name)) not in self.data:
+                raise NoInputError("not in the store", where=key)
+            self.data[aside_key(name)] = self.data.pop(key)
+            return aside_key(name)
 
     def delete(self, keys: Iterable[str]) -> None:
         with self._lock:

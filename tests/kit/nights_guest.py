@@ -102,7 +102,7 @@ class Nights:
                 # What a shutdown does to a file system, without the seconds that init gives every process to end.
                 guest.run("for point in /var /home /; do mount -o remount,ro $point; done")
                 guest.send("poweroff -f\n")
-                assert guest.wait_exit() == 0
+                assert guest.wait_exit() == 0, guest.console[-3000:]
 
     def take(self) -> dict[str, TakenDrive]:
         """Record both drives, the one that is merged and the one that is not, and keep what they are."""

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from umldisk.checkpoint.index import name_of
-from umldisk.checkpoint.store import CHUNK_SUFFIX, DAMAGED, Listed, Store, base_key, chunk_key, index_key, record_key
+from umldisk.checkpoint.store import Listed, Store, aside_key, base_key, chunk_key, chunk_name, index_key, record_key
 from umldisk.checkpoint.stores import open_store
 from umldisk.errors import BusyError, NoInputError, UsageError
 
@@ -86,7 +86,7 @@ for number in range(1, 4):
         store.put_new(record_key(guest, number), guest.encode())
 """
 
-_ASIDE = f"{DAMAGED}{64 * 'a'}{CHUNK_SUFFIX}"
+_ASIDE = aside_key(bytes(32))
 _KEYS = [*(chunk(n)[0] for n in range(4)), _ASIDE, record_key("a", 1), record_key("a-b", 1), index_key("a", 1)]
 _STEPS = st.lists(
     st.tuples(
@@ -140,6 +140,24 @@ class StoreContract:
             store.put(key, data)
             store.flush()
         assert store.get(key) == data
+
+    def test_a_chunk_that_is_set_aside_leaves_its_place(self, store: Store, location: str) -> None:
+        for number in (1, 2):
+            store.put(chunk(number)[0], b"bad")
+        store.flush()
+        name = chunk_name(chunk(1)[0])
+        assert name
+        with store.collecting():
+            assert store.set_aside(name) == aside_key(name)
+            with pytest.raises(NoInputError):
+                store.set_aside(name)
+        other = open_store(location)
+        assert [one.key for one in other.list("")] == [chunk(2)[0], aside_key(name)]
+        assert other.get(aside_key(name)) == b"bad"
+        assert not store.exists(chunk(1)[0])
+        store.put(*chunk(1))
+        store.flush()
+        assert other.get(chunk(1)[0]) == chunk(1)[1]
 
     def test_an_index_is_replaced_at_once(self, store: Store, location: str) -> None:
         key = base_key("web", "var")

@@ -118,6 +118,15 @@ def following(store: Store, guest: str, number: int, digest: str) -> Iterator[tu
         yield record, digest
 
 
+def require_last(store: Store, guest: str, number: int) -> None:
+    """Refuse a store that has later records, but not the next one; raises HistoryError."""
+    prefix = f"{GUESTS}{guest}/"
+    found = (_RECORD_FILE.fullmatch(listed.key.removeprefix(prefix)) for listed in store.list(prefix))
+    later = [int(matched[1][:19]) for matched in found if matched and int(matched[1][:19]) > number]
+    if later and number + 1 not in later:
+        raise _missing(guest, number + 1, "later ones are there")
+
+
 # -- proving -----------------------------------------------------------------------------------------------------------
 
 

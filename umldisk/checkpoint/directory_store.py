@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from umldisk.checkpoint import directory_locks, pending
 from umldisk.checkpoint.directory_place import Place
 from umldisk.checkpoint.keys import is_chunk, is_key, require_key
-from umldisk.checkpoint.store import CHUNKS, DAMAGED, GUESTS, Listed
+from umldisk.checkpoint.store import CHUNKS, DAMAGED, GUESTS, Listed, aside_key, chunk_key
 from umldisk.errors import BusyError, CannotCreateError, NoInputError, StorageError
 from umldisk.system.staging import staged, sync_directory
 from umldisk.system.swapping import explained
@@ -118,6 +118,19 @@ class DirectoryStore:
     def flush(self) -> None:
         """Make every chunk that was put durable; after a failure no chunk can be added by this object any more."""
         self._pending.publish()
+
+    def set_aside(self, name: bytes) -> str:
+        """Move a chunk, unread, to `aside_key`, durably, and return that; raises NoInputError when there is none."""
+        key, place = chunk_key(name), aside_key(name)
+        self._place.make_directory(os.path.dirname(self._path(place)))
+        with explained("set aside", self._path(key)):
+            try:
+                os.rename(self._path(key), self._path(place))
+            except _MISSING as error:
+                raise NoInputError("the store has no such file", where=self._path(key)) from error
+            for moved in (place, key):
+                sync_directory(os.path.dirname(self._path(moved)))
+        return place
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove keys; those that are missing already do not matter.

@@ -7,6 +7,7 @@ than the store, or something else, means that the store was tampered with: nothi
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,13 +22,14 @@ from umldisk.checkpoint.chain import (
     guests,
     load,
     parse_anchor,
+    require_last,
     require_same,
     sound_start,
     verify_chain,
 )
 from umldisk.checkpoint.record import Kind, Record, Taken, digest_of, parse
 from umldisk.checkpoint.store import Store, record_key
-from umldisk.errors import DataError, HistoryError, NoInputError, UsageError
+from umldisk.errors import DataError, HistoryError, NoInputError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from umldisk.checkpoint.catalog import Catalog
@@ -112,7 +114,7 @@ def next_number(store: Store, catalog: Catalog, guest: str) -> int:
 def sync(store: Store, catalog: Catalog, guest: str) -> int:
     """Add what the store has of a guest's history beyond the catalog; return how many records that were.
 
-    Costs two requests when there is nothing. Raises HistoryError when the catalog's last record is not the store's.
+    Costs three requests when there is nothing. Raises HistoryError when the catalog's last record is not the store's.
     """
     chain = beyond(store, guest, catalog.last(guest))
     with catalog.transaction():
@@ -124,11 +126,16 @@ def sync(store: Store, catalog: Catalog, guest: str) -> int:
 
 
 def beyond(store: Store, guest: str, last: tuple[int, str] | None) -> Chained:
-    """Return what the store has of a guest's history after the catalog's `last` record; raises HistoryError."""
+    """Return what the store has of a guest's history after the catalog's `last` record.
+
+    Raises HistoryError also when later records come after a missing one: nothing may be written into the gap.
+    """
     if last is None:
         return verify_chain(store, None, guest)
     require_same(store, guest, *last)
-    return list(following(store, guest, *last))
+    chain = list(following(store, guest, *last))
+    require_last(store, guest, chain[-1][0].number if chain else last[0])
+    return chain
 
 
 # -- making the catalog anew -------------------------------------------------------------------------------------------
@@ -153,23 +160,6 @@ def rebuild_from(homes: Mapping[str, Store], catalog: Catalog) -> Rebuilt:
     Of a broken history it takes what comes before the first bad record; who calls raises what is in `broken`. What was
     known of backing files is forgotten, so that the next checkpoint reads everything.
     """
-    chains, broken = _chains(homes)
-    with catalog.transaction():
-        catalog.clear()
-        _add(catalog, chains)
-    return Rebuilt({guest: len(chain) for guest, chain in chains.items()}, tuple(broken))
-
-
-def fill_from(homes: Mapping[str, Store], catalog: Catalog) -> None:
-    """Give an empty catalog what `rebuild_from` would; one that another process has filled meanwhile is left alone."""
-    chains, _broken = _chains(homes)
-    with catalog.transaction():
-        if not catalog.guests():
-            _add(catalog, chains)
-
-
-def _chains(homes: Mapping[str, Store]) -> tuple[dict[str, Chained], list[HistoryError]]:
-    """Read the guests' histories, of a broken one what comes before the first bad record."""
     chains: dict[str, Chained] = {}
     broken: list[HistoryError] = []
     for guest, store in homes.items():
@@ -178,7 +168,24 @@ def _chains(homes: Mapping[str, Store]) -> tuple[dict[str, Chained], list[Histor
         except HistoryError as error:
             broken.append(error)
             chains[guest] = sound_start(store, guest)
-    return chains, broken
+    with catalog.transaction():
+        catalog.clear()
+        _add(catalog, chains)
+    return Rebuilt({guest: len(chain) for guest, chain in chains.items()}, tuple(broken))
+
+
+def fill_from(homes: Mapping[str, Store], catalog: Catalog) -> None:
+    """Give an empty catalog the histories that are whole; what is broken or out of reach is left to be found.
+
+    A catalog that another process has filled meanwhile is left alone.
+    """
+    chains: dict[str, Chained] = {}
+    for guest, store in homes.items():
+        with contextlib.suppress(HistoryError, StorageError):
+            chains[guest] = verify_chain(store, None, guest)
+    with catalog.transaction():
+        if not catalog.guests():
+            _add(catalog, chains)
 
 
 def _add(catalog: Catalog, chains: Mapping[str, Chained]) -> None:

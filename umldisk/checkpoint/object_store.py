@@ -29,7 +29,7 @@ from umldisk.checkpoint.aws import Access, find_access
 from umldisk.checkpoint.keys import is_chunk, is_key, require_key
 from umldisk.checkpoint.object_errors import explain
 from umldisk.checkpoint.presence import Presence
-from umldisk.checkpoint.store import CHUNKS, Listed
+from umldisk.checkpoint.store import CHUNKS, Listed, aside_key, chunk_key
 from umldisk.checkpoint.uploads import Uploads
 from umldisk.errors import BusyError, NoInputError, StorageError, UsageError
 
@@ -104,6 +104,14 @@ class ObjectStore:
     def flush(self) -> None:
         """Wait until every chunk that was put has arrived; after a failure this object takes no more chunks."""
         self._uploads.wait()
+
+    def set_aside(self, name: bytes) -> str:
+        """Move a chunk, unread, to `aside_key`, durably, and return that; raises NoInputError when there is none."""
+        key, place = chunk_key(name), aside_key(name)
+        self._confirm()
+        self._bucket.copy(key, place)
+        self._bucket.delete(key)
+        return place
 
     def delete(self, keys: Iterable[str]) -> None:
         """Remove keys; those that are missing already do not matter."""
@@ -194,6 +202,10 @@ class _Bucket:
                 raise
             self.put(key, data)
         return True
+
+    def copy(self, key: str, place: str) -> None:
+        with self._explained("copy", key):
+            obstore.copy(self._store, key, place)
 
     def delete(self, key: str) -> None:
         self.delete_all([key])

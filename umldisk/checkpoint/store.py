@@ -66,6 +66,9 @@ class Store(Protocol):
     def list(self, prefix: str) -> Iterator[Listed]:
         """Yield every key that begins with `prefix`, in order."""
 
+    def set_aside(self, name: bytes) -> str:
+        """Move a chunk, unread, to `aside_key`, durably, and return that; raises NoInputError when there is none."""
+
     def delete(self, keys: Iterable[str]) -> None:
         """Remove keys; those that are missing already do not matter."""
 
@@ -80,6 +83,11 @@ def chunk_key(name: bytes) -> str:
     """Return where a chunk lies, as casync and desync look for it."""
     text = name.hex()
     return f"{CHUNKS}{text[:4]}/{text}{CHUNK_SUFFIX}"
+
+
+def aside_key(name: bytes) -> str:
+    """Return where the bytes lie that were found under a chunk's name and are no such chunk."""
+    return f"{DAMAGED}{name.hex()}{CHUNK_SUFFIX}"
 
 
 def chunk_name(key: str) -> bytes | None:

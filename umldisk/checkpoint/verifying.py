@@ -32,12 +32,14 @@ from umldisk.checkpoint.chunks import unpack
 from umldisk.checkpoint.index import Index
 from umldisk.checkpoint.needed import FreshNames, Root, StoredChunks, find_needed, read_indexes
 from umldisk.checkpoint.record import WHOLE, verification
-from umldisk.checkpoint.setting_aside import MOST_CHUNK_BYTES
-from umldisk.checkpoint.store import Store, chunk_key, chunk_name
+from umldisk.checkpoint.store import Store, chunk_key
 from umldisk.errors import DataError, NoInputError, StorageError, UmldiskError, UsageError
 from umldisk.progress import SILENT, Progress
 
 _WORKERS = 8
+MOST_CHUNK_BYTES = 128 << 20
+"""The largest chunk that casync itself takes (CA_CHUNK_SIZE_LIMIT_MAX)."""
+
 _MOST_UNREADABLE = 100
 """So many chunks may fail to be read before it is the store that fails, and not its chunks."""
 
@@ -120,19 +122,6 @@ class Verified:
     def damage_of(self, guest: str, number: int) -> str:
         """Return what hurts a checkpoint as short text, "" for nothing."""
         return _short(self._damages_by_checkpoint().get((guest, number), []))
-
-    def damaged_chunks(self) -> list[bytes]:
-        """Return the names of the chunks that hold something else than they should."""
-        damaged = (one.key for one in self.damages if one.condition is Condition.DAMAGED)
-        return [name for key in damaged if (name := chunk_name(key)) is not None]
-
-    def hurt_bases(self) -> dict[str, set[str]]:
-        """Return for each guest the drives whose backing file's index cannot be relied on any more."""
-        found: dict[str, set[str]] = {}
-        for hurt in (hurt for damage in self.damages for hurt in damage.hurt):
-            if hurt.number is None and hurt.drive:
-                found.setdefault(hurt.guest, set()).add(hurt.drive)
-        return found
 
     def details(self) -> dict[str, dict[str, list[int]]]:
         """Return for each guest what its VERIFY records have to say: the detail, and the checkpoints it is about.

@@ -22,16 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 _MOST_SECONDS = 86400 * 366
 
 
-class _File(click.Path):
-    """A name; the empty one, which a shell makes of a variable that is not set, would be the working directory's."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not value:
-            self.fail("an empty name", param, ctx)
-        return super().convert(value, param, ctx)
-
-
-FILE = _File(readable=False)
+FILE = click.Path(readable=False)
 """A name of a file. Whether there is one is for the library to say."""
 
 

@@ -31,7 +31,7 @@ _EPILOG = """\b
 Exit codes:
    0  nobody has any FILE, as far as can be seen
    1  somebody has one of them
-   2  no FILE or an empty name, or an unknown option
+   2  no FILE, or an unknown option
   66  a FILE is missing, and nobody has it; or it is no disk image
   74  looking failed
 """

@@ -93,8 +93,8 @@ def _about_mount_points(guest: Effective) -> Iterator[Complaint]:
         elif _is_in(mount, _NOT_FOR_DRIVES):
             expected = f"a path outside {', '.join(_NOT_FOR_DRIVES)}"
             yield Complaint(guest.place("drives", drive, "mount"), shown(mount), expected)
-        elif mount == "/usr" or _is_in(mount.removeprefix("/usr"), _FOR_INIT):
-            expected = f"a path outside {', '.join(_FOR_INIT)}, these in /usr, and /usr itself: init starts from there"
+        elif mount == "/usr" or mount.removeprefix("/usr") in _FOR_INIT:
+            expected = f"none of {', '.join(_FOR_INIT)}, these in /usr, and /usr itself: init starts from there"
             yield Complaint(guest.place("drives", drive, "mount"), shown(mount), expected)
 
 

@@ -19,7 +19,7 @@ from umldisk.checkpoint.store import Store
 from umldisk.checkpoint.stores import open_store
 from umldisk.config.guest import Guest, require_guest_name
 from umldisk.config.site import Site
-from umldisk.errors import NoInputError
+from umldisk.errors import NoInputError, UmldiskError
 
 STORE_NAME = "store"
 
@@ -88,18 +88,30 @@ def required_catalog(site: Site, guest: str) -> Iterator[Catalog]:
 
 
 def catalog_for_writing(site: Site) -> Catalog:
-    """Open the site's catalog; one that is not there or empty gets what the stores have, so that none is in part.
+    """Open the site's catalog; one that is not there or empty gets the histories of the site, so that none is in part.
 
-    Raises StorageError when one of the stores fails then.
+    Those that are broken, or in a store that cannot be used now, come in when somebody next writes to them.
     """
     catalog = Catalog.open(catalog_path(site), writable=True)
     try:
         if not catalog.guests():
-            history.fill_from(homes(site), catalog)
+            history.fill_from(_own_homes(site), catalog)
     except BaseException:
         catalog.close()
         raise
     return catalog
+
+
+def _own_homes(site: Site) -> dict[str, Store]:
+    """Return where the histories of the site's own guests are, and in SITE/store those of guests that were removed."""
+    own, names = os.path.join(site.directory, STORE_NAME), site.guest_names()
+    found: dict[str, Store] = {}
+    for location in dict.fromkeys([*(store_location(site, name) for name in names), own]):
+        with contextlib.suppress(UmldiskError):
+            store, moved = open_store(location), moved_guests(site, location)
+            there = set(history.guests(store)) - moved
+            found |= dict.fromkeys(there if location == own else there & set(names), store)
+    return dict(sorted(found.items()))
 
 
 def homes(site: Site) -> dict[str, Store]:

@@ -2,9 +2,8 @@
 
     histories    each guest's records from the store, against the catalog and an anchor     exit 76 ends it here
     chunks       the indexes that are asked for, and all or a sample of the chunks          damage is reported
-    aside        damaged chunks leave their place, so that the next take can store them anew; see `setting_aside`
+    aside        damaged chunks leave their place, so that the next take stores them anew; see `setting_aside`
     records      a VERIFY record for every guest that was looked at or found hurt
-    bases        what a hurt index said of a backing file is forgotten, so that the next take reads and stores all of it
 
 Nothing is read by a history that is not whole, for it could name anything. A verification that could not be recorded,
 because the history's lock is held or the store cannot be written to, is still a verification: the report says so.
@@ -13,7 +12,7 @@ because the history's lock is held or the store cannot be written to, is still a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -22,8 +21,8 @@ from umldisk.checkpoint.catalog import Catalog
 from umldisk.checkpoint.chain import Anchor
 from umldisk.checkpoint.needed import Root
 from umldisk.checkpoint.record import Kind
-from umldisk.checkpoint.setting_aside import set_aside
-from umldisk.checkpoint.store import Store, base_key
+from umldisk.checkpoint.setting_aside import Aside, set_aside
+from umldisk.checkpoint.store import Store
 from umldisk.checkpoint.verifying import Sample, Verified, verify
 from umldisk.config.guest import require_guest_name
 from umldisk.config.site import Site
@@ -39,7 +38,7 @@ from umldisk.ops.checkpoints.storage import (
 )
 from umldisk.progress import SILENT, Progress
 
-_UNDONE = (BusyError, CannotCreateError, StorageError)
+_UNDONE = (BusyError, CannotCreateError, HistoryError, StorageError)
 
 
 class BrokenHistoriesError(HistoryError):
@@ -135,15 +134,17 @@ def verify_checkpoints(
             location: (store, _prove(site, store, catalog, guest, anchor))
             for location, store in stores_of(site, [guest] if guest else ()).items()
         }
-    done = []
-    for location, (store, proven) in stores.items():
+    found = []
+    for location, (store, _proven) in stores.items():
         wanted = _wanted(guest, number, options.drive, moved_guests(site, location))
-        verified = verify(store, wanted=wanted, sample=sample, progress=progress)
-        aside, undone = _written(site, store, verified, options, clock)
-        done.append(StoreVerified(location, proven, verified, aside, undone))
-    if options.drive is not None and not any(store.verified.checkpoints for store in done):
+        found.append(verify(store, wanted=wanted, sample=sample, progress=progress))
+    if options.drive is not None and not any(verified.checkpoints for verified in found):
         raise NoInputError("there are no checkpoints of this drive", where=guest, found=options.drive)
-    return VerifyReport(site.directory, guest, number, tuple(done), options.dry_run)
+    done = tuple(
+        StoreVerified(location, proven, verified, *_written(site, store, verified, options, clock))
+        for (location, (store, proven)), verified in zip(stores.items(), found, strict=True)
+    )
+    return VerifyReport(site.directory, guest, number, done, options.dry_run)
 
 
 def _number(catalog: Catalog | None, guest: str, name: str, drive: str | None) -> int:
@@ -191,35 +192,35 @@ def _written(
     """Act on what was found, as far as that is possible: what was set aside, and what could not be done."""
     if options.dry_run:
         return (), ()
-    aside: tuple[str, ...] = ()
-    undone = []
+    aside, undone = Aside(), []
     try:
-        aside = set_aside(store, verified.damaged_chunks(), wait_seconds=options.lock_wait_seconds)
+        aside = set_aside(store, verified.damages, wait_seconds=options.lock_wait_seconds)
     except _UNDONE as error:
-        undone.append(f"damaged chunks stay where they are: {error.line()}")
-    details, bases, moved = verified.details(), verified.hurt_bases(), moved_guests(site, store.location)
-    for guest in sorted((details.keys() | bases.keys()) - moved):
-        try:
-            with store.writing(guest, wait_seconds=options.lock_wait_seconds), catalog_for_writing(site) as catalog:
-                _record(store, catalog, guest, details.get(guest, {}), clock)
-                _forget(store, catalog, guest, bases.get(guest, ()))
-        except _UNDONE as error:
-            undone.append(f"not recorded in the history of {guest}: {error.line()}")
-    return aside, tuple(undone)
+        undone.append(f"damaged chunks stay where they are, run verify again with --lock-wait: {error.line()}")
+    undone += [f"a damaged chunk stays where it is: {failure}" for failure in aside.failures]
+    moved = moved_guests(site, store.location)
+    for guest, details in verified.details().items():
+        if guest not in moved:
+            try:
+                _record(site, store, guest, details, options, clock)
+            except _UNDONE as error:
+                undone.append(f"not recorded in the history of {guest}: {error.line()}")
+    return aside.keys, tuple(undone)
 
 
 def _record(
-    store: Store, catalog: Catalog, guest: str, details: Mapping[str, Sequence[int]], clock: Callable[[], datetime]
+    site: Site,
+    store: Store,
+    guest: str,
+    details: Mapping[str, Sequence[int]],
+    options: VerifyOptions,
+    clock: Callable[[], datetime],
 ) -> None:
+    """Write the VERIFY records of a guest."""
     host = os.uname().nodename
-    for detail, numbers in details.items():
-        history.append(store, catalog, guest, Kind.VERIFY, clock=clock, host=host, subjects=numbers, detail=detail)
-
-
-def _forget(store: Store, catalog: Catalog, guest: str, drives: Iterable[str]) -> None:
-    for drive in sorted(drives):
-        catalog.forget_base_state(guest, drive)
-        store.delete([base_key(guest, drive)])
+    with store.writing(guest, wait_seconds=options.lock_wait_seconds), catalog_for_writing(site) as catalog:
+        for detail, numbers in details.items():
+            history.append(store, catalog, guest, Kind.VERIFY, clock=clock, host=host, subjects=numbers, detail=detail)
 
 
 # -- anchors ----------------------------------------------------------------------------------------------------------

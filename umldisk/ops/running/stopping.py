@@ -181,7 +181,7 @@ def _put_in_order(run_directory: str, state: RunState, *, ended_by_us: bool, uns
         with _claimed(run_directory) as begun:
             if begun is None and _is_current(run_directory, state):
                 removed = put_away(state)
-                if ended_by_us and end_of(run_directory, state) is None:
+                if ended_by_us and unsupervised and end_of(run_directory, state) is None:
                     write_end(run_directory, RunEnd(None, datetime.now(UTC), state.started_at))
     if ended_by_us or killed:
         _require_unlocked(run_directory, state)

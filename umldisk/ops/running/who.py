@@ -120,6 +120,8 @@ def who_has(paths: Sequence[str], site: Site | None = None) -> WhoReport:
 
 
 def _target(path: str) -> Target:
+    if not path:  # as a shell makes of a variable that is not set; the rest would take it for the working directory
+        raise NoInputError("an empty name is that of no file")
     try:
         return Target.of(path)
     except FileNotFoundError as error:
